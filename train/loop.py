@@ -1,0 +1,300 @@
+"""The one training loop: every stage is a `Task`, everything around it is here.
+
+Nothing random carries state from step to step: the data of a step are a function of (seed, step, shard), and the
+global generators are reseeded before every step from (seed, step, rank). A run that is killed and resumed is
+therefore the run that was not, bit for bit. A step's batch is made of `shards` independent parts that are dealt out to
+the processes, so that two processes see what one process with the same configuration would see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from train.config import Config
+
+Batch = dict[str, Tensor]
+
+
+class LoopConfig(Config):
+    """How long, how fast, on what."""
+
+    steps: int = Field(gt=0, description="optimizer steps of the whole run")
+    seed: int = 0
+    shards: int = Field(1, gt=0, description="independent parts of a batch; a multiple of the number of processes")
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    final_learning_rate: float = Field(0.0, ge=0, description="where the cosine ends")
+    warmup_steps: int = Field(0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; none: unlimited")
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="moving average of the weights; none: no average")
+    accelerator: str = "auto"
+    devices: int = Field(1, gt=0, description="processes started here; under torchrun: processes per node")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    threads: int | None = Field(None, gt=0, description="CPU threads of one process")
+    workers: int = Field(0, ge=0, description="processes that prepare data; 0: the training process does")
+    log_every: int = Field(50, gt=0)
+    validate_every: int = Field(2000, gt=0)
+    checkpoint_minutes: float = Field(3.0, gt=0)
+
+
+class Task(nn.Module):
+    """What is trained: the module, its data, its loss.
+
+    `forward(batch)` returns the loss and named scalars; only parameters with `requires_grad` are optimised.
+    """
+
+    def shard(self, step: int, shard: int, generator: torch.Generator) -> Batch:
+        """Data of one shard of one step: a function of the arguments only, made in a worker where there are workers."""
+        raise TypeError(f"{type(self).__name__} must define shard()")
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        raise TypeError(f"{type(self).__name__} must define forward()")
+
+    def validate(self) -> dict[str, float]:
+        """Scalars of the averaged weights on held-out data."""
+        return {}
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Named pictures (H,W,3) uint8 of the averaged weights."""
+        return {}
+
+
+def learning_rate(step: int, config: LoopConfig) -> float:
+    """Linear warm-up, then a cosine from `learning_rate` to `final_learning_rate` at the last step."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine
+
+
+def step_generator(seed: int, step: int, shard: int) -> torch.Generator:
+    """A CPU generator that depends on nothing but its arguments (SeedSequence mixes them well)."""
+    return torch.Generator().manual_seed(_mix(seed, step, shard))
+
+
+class Ema:
+    """Exponential moving average of a module's parameters; buffers are taken as they are.
+
+    The decay is warmed up, min(decay, (1 + n) / (10 + n)), so that the first steps are forgotten.
+    """
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay = decay
+        self.updates = 0
+        self.average = {k: p.detach().clone() for k, p in module.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        parameters = dict(module.named_parameters())
+        names = list(self.average)
+        torch._foreach_lerp_([self.average[n] for n in names], [parameters[n].detach() for n in names], 1 - decay)
+
+    @contextlib.contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """The module computes with the averaged weights inside the block."""
+        parameters = dict(module.named_parameters())
+        own = {name: parameters[name].detach().clone() for name in self.average}
+        try:
+            _copy(parameters, self.average)
+            yield
+        finally:
+            _copy(parameters, own)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "average": self.average}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.updates = state["updates"]
+        _copy(self.average, state["average"])
+
+
+def train(task: Task, config: LoopConfig, folder: Path) -> Task:
+    """Train `task` for `config.steps` steps, resuming from `folder` if it holds a checkpoint.
+
+    Returns the task on its device with the averaged weights in place. SIGINT and SIGTERM save a checkpoint and then
+    raise KeyboardInterrupt.
+
+    Raises:
+        ValueError: the shards cannot be dealt out to the processes.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
+    fabric.launch()
+    if config.shards % fabric.world_size:
+        raise ValueError(
+            f"loop.shards={config.shards} is not a multiple of the {fabric.world_size} processes: make it one."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+
+    parameters = [p for p in task.parameters() if p.requires_grad]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    optimizer = kind(parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
+    wrapped, optimizer = fabric.setup(task, optimizer)
+    ema = Ema(task, config.ema_decay) if config.ema_decay else None
+    start = _resume(folder, task, optimizer, ema)
+
+    writer = SummaryWriter(str(folder / "tensorboard")) if fabric.is_global_zero else None
+    loader = iter(_loader(task, config, fabric, start))
+    bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=folder.name, disable=writer is None)
+    saved = time.monotonic()
+    waited = trained = 0.0
+    interrupted = _Interrupted()
+    with interrupted:
+        for step in bar:
+            mark = time.monotonic()
+            batch = fabric.to_device(next(loader))
+            waited += time.monotonic() - mark
+            mark = time.monotonic()
+            torch.manual_seed(_mix(config.seed, step, 2**20 + fabric.global_rank))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, config)
+            loss, scalars = wrapped(batch)
+            fabric.backward(loss)
+            if config.clip_norm:
+                scalars["gradient_norm"] = fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            if ema:
+                ema.update(task)
+            trained += time.monotonic() - mark
+
+            done = step + 1
+            if writer and done % config.log_every == 0:
+                values = {"loss": loss.detach(), **scalars}
+                values = {k: float(v) for k, v in values.items()}
+                bar.set_postfix({k: f"{v:.4g}" for k, v in list(values.items())[:4]})
+                for name, value in values.items():
+                    writer.add_scalar(f"train/{name}", value, done)
+                writer.add_scalar("time/waiting_for_data", waited / (waited + trained), done)
+                writer.add_scalar("time/steps_per_second", config.log_every / (waited + trained), done)
+                waited = trained = 0.0
+            if writer and (done % config.validate_every == 0 or done == config.steps):
+                _validate(task, ema, writer, done)
+            if interrupted or done == config.steps or time.monotonic() - saved > 60 * config.checkpoint_minutes:
+                if fabric.is_global_zero:
+                    _save(folder, done, task, optimizer, ema)
+                saved = time.monotonic()
+            if interrupted:
+                raise KeyboardInterrupt(f"stopped after step {done}; the same command goes on from there")
+    if writer:
+        writer.close()
+    if ema:
+        _copy(dict(task.named_parameters()), ema.average)
+    return task.eval()
+
+
+class _Shards(Dataset):
+    """(step, shard indices) → that part of the step's batch."""
+
+    def __init__(self, task: Task, seed: int):
+        self.task, self.seed = task, seed
+
+    def __getitem__(self, key: tuple[int, tuple[int, ...]]) -> Batch:
+        step, shards = key
+        parts = [self.task.shard(step, shard, step_generator(self.seed, step, shard)) for shard in shards]
+        return parts[0] if len(parts) == 1 else {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+
+
+def _loader(task: Task, config: LoopConfig, fabric: Fabric, start: int) -> DataLoader:
+    own = tuple(range(fabric.global_rank, config.shards, fabric.world_size))
+    keys = [(step, own) for step in range(start, config.steps)]
+    pin = fabric.device.type == "cuda" and config.workers > 0
+    return DataLoader(
+        _Shards(task, config.seed), batch_size=None, sampler=keys, num_workers=config.workers, pin_memory=pin
+    )
+
+
+def _validate(task: Task, ema: Ema | None, writer: SummaryWriter, step: int) -> None:
+    """Held-out scalars and pictures of the averaged weights, without disturbing the run's random state."""
+    with torch.random.fork_rng(), torch.no_grad(), ema.applied(task) if ema else contextlib.nullcontext():
+        task.eval()
+        scalars, pictures = task.validate(), task.pictures()
+        task.train()
+    for name, value in scalars.items():
+        writer.add_scalar(f"validation/{name}", value, step)
+    for name, picture in pictures.items():
+        writer.add_image(f"validation/{name}", picture, step, dataformats="HWC")
+    if scalars:
+        tqdm.write(f"step {step}: " + "  ".join(f"{k} {v:.4g}" for k, v in scalars.items()))
+    writer.flush()
+
+
+def _save(folder: Path, step: int, task: Task, optimizer: torch.optim.Optimizer, ema: Ema | None) -> None:
+    """Write the checkpoint whole or not at all."""
+    state = {
+        "step": step,
+        "task": task.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "ema": ema and ema.state_dict(),
+    }
+    partial = folder / "checkpoint.pt.partial"
+    torch.save(state, partial)
+    os.replace(partial, folder / "checkpoint.pt")
+
+
+def _resume(folder: Path, task: Task, optimizer: torch.optim.Optimizer, ema: Ema | None) -> int:
+    path = folder / "checkpoint.pt"
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    task.load_state_dict(state["task"])
+    optimizer.load_state_dict(state["optimizer"])
+    if ema:
+        if not state["ema"]:
+            raise ValueError(
+                f"{path} holds no averaged weights: train it on without loop.ema_decay, or in a new folder."
+            )
+        ema.load_state_dict(state["ema"])
+    return state["step"]
+
+
+class _Interrupted:
+    """True once SIGINT or SIGTERM has come; the handlers live as long as the block."""
+
+    def __init__(self) -> None:
+        self._come = False
+
+    def __bool__(self) -> bool:
+        return self._come
+
+    def _note(self, *_: object) -> None:
+        self._come = True
+
+    def __enter__(self) -> None:
+        self._previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def _mix(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@torch.no_grad()
+def _copy(target: dict[str, Tensor], source: dict[str, Tensor]) -> None:
+    for name, value in source.items():
+        target[name].copy_(value)
