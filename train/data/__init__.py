@@ -1,0 +1,1 @@
+"""Bodies, poses, views and pictures to train on."""
