@@ -1,0 +1,179 @@
+"""Mesh convolution and mesh pooling over connection lists (Zhou et al. 2020, with spatially varying kernels).
+
+A layer takes features of ``points_in`` points to features of ``points_out`` points. Which inputs an output looks at
+is a *connection matrix*, int32 ``(points_out, 1 + 2 M)``: rows ``[n, id, ring, id, ring, …]`` padded with
+``(points_in, -1)``. Features travel as ``(points, batch, channels)``: with the points first, a point's neighbours are
+whole contiguous rows, and contracting them is one batched matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def neighbours_of(connections: Tensor) -> Tensor:
+    """The neighbour ids ``(points_out, M)`` of a connection matrix ``(points_out, 1 + 2 M)``; padding = points_in."""
+    return connections[:, 1::2]
+
+
+def pad_neighbours(neighbours: Tensor, width: int, padding: int) -> Tensor:
+    """Widen neighbour lists ``(P, M)`` to ``(P, width)`` with the ``padding`` id."""
+    return F.pad(neighbours, (0, width - neighbours.shape[1]), value=padding)
+
+
+class _Layer(nn.Module):
+    """What convolution and pooling share: the neighbour lists and which of their places are real."""
+
+    def __init__(self, points_in: int, points_out: int, neighbours: int):
+        super().__init__()
+        self.points_in, self.points_out = points_in, points_out
+        self.register_buffer("neighbours", torch.full((points_out, neighbours), points_in, dtype=torch.int32))
+
+    def set_neighbours(self, neighbours: Tensor) -> None:
+        """Copy neighbour lists ``(points_out, ≤ M)`` in; ids lie in 0 … points_in, the last meaning padding."""
+        if neighbours.min() < 0 or neighbours.max() > self.points_in:
+            raise ValueError(f"Neighbour ids must lie between 0 and {self.points_in}: the connections do not fit.")
+        self.neighbours.copy_(pad_neighbours(neighbours, self.neighbours.shape[1], self.points_in))
+
+    def _lists(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Ids ``(P, M)`` with padding sent to point 0, and the mask ``(P, M)`` that silences it there."""
+        real = self.neighbours < self.points_in
+        return torch.where(real, self.neighbours, 0), real.to(dtype)
+
+
+class MeshConvolution(_Layer):
+    """``y[p] = Σ_m Σ_w c[p,m,w] · (Θ_w x[n(p,m)]) + bias``.
+
+    Parameters carry the published layout: ``weights (W, out·in)`` are the basis kernels Θ_w, row-major (out, in);
+    ``w_weights (P, M, W)`` the coefficients c; ``bias (out)``.
+    """
+
+    def __init__(
+        self, points_in: int, points_out: int, neighbours: int, channels_in: int, channels_out: int, bases: int
+    ):
+        super().__init__(points_in, points_out, neighbours)
+        self.channels_in, self.channels_out, self.bases = channels_in, channels_out, bases
+        self.weights = nn.Parameter(torch.empty(bases, channels_out * channels_in))
+        self.w_weights = nn.Parameter(torch.empty(points_out, neighbours, bases))
+        self.bias = nn.Parameter(torch.zeros(channels_out))
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw parameters that keep the variance of the features, with the real number of neighbours of each point."""
+        real = (self.neighbours < self.points_in).sum(1).clamp(min=1).to(self.w_weights)
+        self.w_weights.normal_(generator=generator).div_((real[:, None, None] * self.bases).sqrt())
+        self.weights.normal_(generator=generator).div_(math.sqrt(self.channels_in))
+        self.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(points_in, B, in)`` → ``(points_out, B, out)``."""
+        neighbours, mask = self._lists(self.w_weights.dtype)
+        coefficients = self.w_weights * mask[..., None]
+        kernels = self.weights.view(self.bases, self.channels_out, self.channels_in)
+        # Both orders are exact. Contracting the neighbours first moves M + 2W rows of `in` channels per point,
+        # applying the kernels first M·W rows of `out` channels: the latter only pays where few channels come out.
+        width = neighbours.shape[1]
+        if (width + 2 * self.bases) * self.channels_in > (width + 1) * self.bases * self.channels_out:
+            return _kernels_first(x, neighbours, coefficients, kernels) + self.bias
+        return _neighbours_first(x, neighbours, coefficients, kernels, self.bias)
+
+
+def _neighbours_first(x: Tensor, neighbours: Tensor, coefficients: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
+    points, width = neighbours.shape
+    _, batch, channels = x.shape
+    bases = kernels.shape[0]
+    gathered = x.flatten(1).index_select(0, neighbours.flatten()).view(points, width, batch * channels)
+    contracted = torch.bmm(coefficients.transpose(1, 2), gathered)  # (P, W, B·in)
+    contracted = contracted.view(points, bases, batch, channels).transpose(1, 2).reshape(points * batch, -1)
+    theta = kernels.permute(0, 2, 1).reshape(bases * channels, -1)  # (W·in, out)
+    return torch.addmm(bias, contracted, theta).view(points, batch, -1)
+
+
+def _kernels_first(x: Tensor, neighbours: Tensor, coefficients: Tensor, kernels: Tensor) -> Tensor:
+    points, width = neighbours.shape
+    points_in, batch, channels = x.shape
+    bases, out, _ = kernels.shape
+    mapped = x.reshape(points_in * batch, channels) @ kernels.reshape(bases * out, channels).T
+    mapped = mapped.view(points_in, batch, bases, out).transpose(1, 2).reshape(points_in, bases * batch * out)
+    gathered = mapped.index_select(0, neighbours.flatten()).view(points, width * bases, batch * out)
+    return torch.bmm(coefficients.reshape(points, 1, width * bases), gathered).view(points, batch, out)
+
+
+class MeshPooling(_Layer):
+    """``y[p] = Σ_m a[p,m] x[n(p,m)]`` with ``a = |p_neighbors|`` on real neighbours, normalised to sum 1.
+
+    Serves pooling and unpooling (the published residual layer). Where the channels change, a linear map without bias,
+    ``weight_res (out, in)``, comes first. Between equally many points the residual is the point itself.
+    """
+
+    def __init__(self, points_in: int, points_out: int, neighbours: int, channels_in: int, channels_out: int):
+        super().__init__(points_in, points_out, neighbours)
+        self.register_parameter("weight_res", None)
+        self.register_parameter("p_neighbors", None)
+        if channels_in != channels_out:
+            self.weight_res = nn.Parameter(torch.empty(channels_out, channels_in))
+        if points_in != points_out:
+            self.p_neighbors = nn.Parameter(torch.empty(points_out, neighbours))
+
+    @torch.no_grad()
+    def reset(self, generator: torch.Generator) -> None:
+        """Start from plain averages (with a little noise, so that neighbours may part) and an orthonormal-size map."""
+        if self.p_neighbors is not None:
+            self.p_neighbors.uniform_(0.75, 1.25, generator=generator)
+        if self.weight_res is not None:
+            self.weight_res.normal_(generator=generator).div_(math.sqrt(self.weight_res.shape[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(points_in, B, in)`` → ``(points_out, B, out)``."""
+        if self.weight_res is not None:
+            x = x @ self.weight_res.T
+        if self.p_neighbors is None:
+            return x
+        neighbours, mask = self._lists(self.p_neighbors.dtype)
+        share = self.p_neighbors.abs() * mask
+        share = share / (share.sum(1, keepdim=True) + 1e-8)
+        gathered = x.flatten(1).index_select(0, neighbours.flatten()).view(*neighbours.shape, -1)
+        return torch.bmm(share[:, None], gathered).view(-1, *x.shape[1:])
+
+
+class MeshLayer(nn.Module):
+    """``y = √(1−r)·ELU(convolution) + √r·residual``; r = 0 is a convolution, r = 1 a pooling or unpooling."""
+
+    def __init__(
+        self,
+        points_in: int,
+        points_out: int,
+        neighbours: int,
+        channels_in: int,
+        channels_out: int,
+        bases: int,
+        residual_rate: float,
+        activation: bool = True,
+    ):
+        super().__init__()
+        if not 0 <= residual_rate <= 1:
+            raise ValueError(f"residual_rate is {residual_rate}; it must lie between 0 and 1.")
+        self.rate, self.activation = residual_rate, activation
+        self.convolution = self.residual = None
+        if residual_rate < 1:
+            self.convolution = MeshConvolution(points_in, points_out, neighbours, channels_in, channels_out, bases)
+        if residual_rate > 0:
+            self.residual = MeshPooling(points_in, points_out, neighbours, channels_in, channels_out)
+
+    def parts(self) -> list[MeshConvolution | MeshPooling]:
+        return [part for part in (self.convolution, self.residual) if part is not None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(points_in, B, in)`` → ``(points_out, B, out)``."""
+        if self.convolution is None:
+            return self.residual(x)
+        y = self.convolution(x)
+        if self.activation:
+            y = F.elu(y)
+        if self.residual is None:
+            return y
+        return math.sqrt(1 - self.rate) * y + math.sqrt(self.rate) * self.residual(x)

@@ -1,0 +1,132 @@
+"""Vector quantisation with a codebook that follows its latents (van den Oord et al. 2017, appendix A)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Quantiser(nn.Module):
+    """Nearest code by L2 distance; straight-through gradient; codes are moving averages of what they stand for.
+
+    The buffers carry the published layout: ``codebook (K, D)``, ``ema_sum (K, D)``, ``ema_count (K)``.
+    A code whose smoothed count falls under ``revive_below`` times the mean count is dead: it moves to the latent of the
+    batch that is coded worst at that moment (deterministic, so that runs resume bit for bit). 0 turns this off.
+    """
+
+    def __init__(
+        self,
+        codes: int,
+        dimensions: int,
+        decay: float = 0.99,
+        commitment: float = 0.25,
+        epsilon: float = 1e-5,
+        revive_below: float = 0.03,
+    ):
+        super().__init__()
+        self.decay, self.commitment, self.epsilon, self.revive_below = decay, commitment, epsilon, revive_below
+        codebook = torch.randn(codes, dimensions, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("codebook", codebook)
+        self.register_buffer("ema_sum", codebook.clone())
+        self.register_buffer("ema_count", torch.ones(codes))
+
+    def squared_distances(self, latent: Tensor) -> Tensor:
+        """``(…, D)`` → ``(…, K)``."""
+        cross = latent @ self.codebook.T
+        return latent.square().sum(-1, keepdim=True) - 2 * cross + self.codebook.square().sum(-1)
+
+    def nearest(self, latent: Tensor) -> Tensor:
+        """Tokens ``(…)`` of latents ``(…, D)``."""
+        return self.squared_distances(latent).argmin(-1)
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """Code vectors ``(…, D)`` of tokens ``(…)``."""
+        return F.embedding(tokens, self.codebook)
+
+    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents ``(…, D)`` → tokens ``(…)``, their codes ``(…, D)`` with straight-through gradient, and the loss."""
+        with torch.no_grad():
+            tokens = self.nearest(latent)
+            codes = self.lookup(tokens)
+            if self.training:
+                self.update(latent.detach().flatten(0, -2), tokens.flatten())
+        loss = self.commitment * F.mse_loss(latent, codes)
+        return tokens, latent + (codes - latent).detach(), loss
+
+    @torch.no_grad()
+    def update(self, latent: Tensor, tokens: Tensor) -> None:
+        """Move the codes towards the latents ``(N, D)`` that chose them, ``tokens (N)``, and revive dead ones."""
+        codes = self.codebook.shape[0]
+        latent = latent.to(self.codebook)
+        count = torch.zeros_like(self.ema_count).index_add_(0, tokens, torch.ones_like(latent[:, 0]))
+        total = torch.zeros_like(self.ema_sum).index_add_(0, tokens, latent)
+        self.ema_count.lerp_(count, 1 - self.decay)
+        self.ema_sum.lerp_(total, 1 - self.decay)
+        mass = self.ema_count.sum()
+        smoothed = (self.ema_count + self.epsilon) / (mass + codes * self.epsilon) * mass
+        self.codebook.copy_(self.ema_sum / smoothed[:, None])
+        dead = (self.ema_count < self.revive_below * mass / codes).nonzero().flatten()[: len(latent)]
+        if len(dead):
+            worst = (latent - self.lookup(tokens)).square().sum(1).topk(len(dead)).indices
+            self.codebook[dead] = latent[worst]
+            self.ema_count[dead] = mass / codes
+            self.ema_sum[dead] = latent[worst] * mass / codes
+
+    @torch.no_grad()
+    def fit(self, latent: Tensor, iterations: int = 20, seed: int = 0) -> None:
+        """K-means the codes over latents ``(N, D)``, N ≥ K; an empty cluster restarts at the worst-coded one."""
+        if len(latent) < len(self.codebook):
+            raise ValueError(f"{len(latent)} latents cannot place {len(self.codebook)} codes: give more bodies.")
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(latent), generator=generator)[: len(self.codebook)].to(latent.device)
+        self.codebook.copy_(latent[chosen])
+        for _ in range(iterations):
+            tokens = self.nearest(latent)
+            count = torch.bincount(tokens, minlength=len(self.codebook)).to(latent)
+            total = torch.zeros_like(self.codebook).index_add_(0, tokens, latent)
+            empty = (count == 0).nonzero().flatten()
+            if len(empty):
+                worst = (latent - self.lookup(tokens)).square().sum(1).topk(len(empty)).indices
+                total[empty], count[empty] = latent[worst], 1.0
+            self.codebook.copy_(total / count[:, None])
+        self.ema_count.copy_(count)
+        self.ema_sum.copy_(self.codebook * count[:, None])
+
+
+class ResidualQuantiser(nn.Module):
+    """Quantisers in turn, each coding what the ones before left over; optionally all with one shared codebook.
+
+    With one stage tokens are ``(…)``; with S > 1 stages ``(…, S)``. Without any stage nothing is quantised: the model
+    around it is a plain autoencoder, and asking for tokens is an error.
+    """
+
+    def __init__(self, stages: int, shared: bool = False, **options):
+        super().__init__()
+        if stages < 0:
+            raise ValueError(f"{stages} quantisers: the number must be 0 (plain autoencoder) or more.")
+        self.stages = stages
+        self.quantisers = nn.ModuleList(Quantiser(**options) for _ in range(min(stages, 1) if shared else stages))
+
+    def __iter__(self):
+        return (self.quantisers[min(stage, len(self.quantisers) - 1)] for stage in range(self.stages))
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """Code vectors ``(…, D)``, summed over the stages."""
+        if self.stages == 0:
+            raise ValueError("This autoencoder has no quantiser, hence no tokens: use its latents.")
+        if self.stages == 1:
+            return self.quantisers[0].lookup(tokens)
+        return sum(quantiser.lookup(tokens[..., stage]) for stage, quantiser in enumerate(self))
+
+    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents ``(…, D)`` → tokens, quantised latents ``(…, D)`` with straight-through gradient, and the loss."""
+        if self.stages == 0:
+            return latent.new_zeros((*latent.shape[:-1], 0), dtype=torch.long), latent, latent.new_zeros(())
+        tokens, total, loss, rest = [], 0.0, 0.0, latent
+        for quantiser in self:
+            stage_tokens, codes, stage_loss = quantiser(rest)
+            rest = rest - codes.detach()
+            tokens, total, loss = [*tokens, stage_tokens], total + codes.detach(), loss + stage_loss
+        quantised = latent + (total - latent).detach()
+        return tokens[0] if self.stages == 1 else torch.stack(tokens, -1), quantised, loss
