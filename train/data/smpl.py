@@ -1,0 +1,166 @@
+"""SMPL and SMPL-H bodies for training and evaluation: model files of the user, posed in batches on the device.
+
+The files are the released ones in NumPy's format (`SMPL_NEUTRAL.npz`, SMPL-H's `neutral/model.npz`); nothing is
+downloaded. Poses follow the papers' data: 21 body joints as axis-angle, hands flat, 10 betas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from smplx.lbs import lbs
+from torch import Tensor, nn
+
+from mega_backend.rotations import matrix_from_axis_angle
+
+GENDERS = ("neutral", "male", "female")
+BETAS = 10
+BODY_JOINTS = 21
+_NEEDED = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table", "f")
+
+
+class ModelFileError(ValueError):
+    """A body model file or joint regressor that cannot be used; the message says which and why."""
+
+
+class _Model(nn.Module):
+    """The arrays of one model file as buffers, in the layout of `smplx.lbs`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        arrays = _read(path)
+        vertices, joints = len(arrays["v_template"]), arrays["kintree_table"].shape[1]
+        posedirs = arrays["posedirs"]
+        parents = arrays["kintree_table"][0].astype(np.int64)
+        parents[0] = -1
+        values = {
+            "v_template": arrays["v_template"],
+            "shapedirs": arrays["shapedirs"][..., :BETAS],
+            "posedirs": posedirs.reshape(vertices * 3, posedirs.shape[-1]).T,
+            "joint_regressor": arrays["J_regressor"],
+            "weights": arrays["weights"],
+        }
+        for name, value in values.items():
+            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value, np.float32)), persistent=False)
+        self.register_buffer("parents", torch.from_numpy(parents), persistent=False)
+        self.register_buffer("faces", torch.from_numpy(arrays["f"].astype(np.int64)), persistent=False)
+        self.joint_count = joints
+
+    def pose(self, pose: Tensor, betas: Tensor) -> Tensor:
+        matrices = matrix_from_axis_angle(pose)
+        return lbs(
+            betas,
+            matrices,
+            self.v_template,
+            self.shapedirs,
+            self.posedirs,
+            self.joint_regressor,
+            self.parents,
+            self.weights,
+            pose2rot=False,
+        )[0]
+
+
+class SmplBodies(nn.Module):
+    """Bodies of one topology in up to three genders.
+
+    Attributes:
+        faces (F, 3) int64. vertex_count. h36m (17, V): Human3.6M's joints in the order of the 17 annotated ones, where
+        a regressor file was given. smpl24 (24, V): the model's own joints, regressed from posed vertices.
+    """
+
+    kind = "smpl"
+
+    def __init__(self, models: Mapping[str, str | Path], h36m: str | Path | None = None) -> None:
+        """
+        Args:
+            models: a file for each gender in use: "neutral", "male", "female".
+            h36m: `J_regressor_h36m.npy` (17, V) in its released order.
+        Raises:
+            ModelFileError: a file is missing, is not a body model, or its topology differs from the others'.
+        """
+        super().__init__()
+        unknown = sorted(set(models) - set(GENDERS))
+        if unknown or not models:
+            raise ModelFileError(f"Body models are given per gender ({', '.join(GENDERS)}), not for {unknown}.")
+        self.models = nn.ModuleDict({gender: _Model(Path(models[gender])) for gender in GENDERS if gender in models})
+        sizes = {gender: len(model.v_template) for gender, model in self.models.items()}
+        if len(set(sizes.values())) > 1:
+            raise ModelFileError(f"The body models have different numbers of vertices: {sizes}.")
+        first = next(iter(self.models.values()))
+        self.vertex_count = len(first.v_template)
+        self.register_buffer("faces", first.faces, persistent=False)
+        self.register_buffer("smpl24", first.joint_regressor[:24], persistent=False)
+        self.h36m: Tensor | None
+        self.register_buffer("h36m", None if h36m is None else load_h36m(h36m, self.vertex_count), persistent=False)
+
+    def check_genders(self, genders: np.ndarray | Tensor, where: str) -> None:
+        """Raise ModelFileError unless there is a model for every gender code in `genders`."""
+        missing = [GENDERS[code] for code in np.unique(np.asarray(genders)) if GENDERS[code] not in self.models]
+        if missing:
+            raise ModelFileError(f"{where} has {' and '.join(missing)} bodies: give the model file of that gender too.")
+
+    def posed(self, root: Tensor, pose: Tensor, betas: Tensor, gender: Tensor) -> Tensor:
+        """Vertices (B, V, 3), metres, root joint of the rest shape in place.
+
+        Args:
+            root: (B, 3) axis-angle. pose: (B, ≥63) axis-angle of the 21 body joints; what follows is left flat.
+            betas: (B, ≥10). gender: (B) codes, indices into `GENDERS`.
+        """
+        result = betas.new_empty(len(betas), self.vertex_count, 3)
+        for code in gender.unique().tolist():
+            rows = (gender == code).nonzero()[:, 0]
+            model = self.models[GENDERS[code]]
+            full = pose.new_zeros(len(rows), model.joint_count, 3)
+            full[:, 0] = root[rows]
+            full[:, 1 : BODY_JOINTS + 1] = pose[rows, : 3 * BODY_JOINTS].unflatten(1, (BODY_JOINTS, 3))
+            result[rows] = model.pose(full, betas[rows, :BETAS])
+        return result
+
+    def canonical(self, pose: Tensor, betas: Tensor, gender: Tensor) -> Tensor:
+        """Canonical vertices (B, V, 3): no root rotation, mean vertex at the origin."""
+        vertices = self.posed(pose.new_zeros(len(pose), 3), pose, betas, gender)
+        return vertices - vertices.mean(1, keepdim=True)
+
+    def joints(self, vertices: Tensor, name: str = "h36m") -> Tensor:
+        """Joints (…, J, 3) of vertices (…, V, 3): "h36m" (the 17 annotated ones) or "smpl24"."""
+        matrix = getattr(self, name)
+        if matrix is None:
+            raise ModelFileError("Human3.6M's joints need J_regressor_h36m.npy: give its path.")
+        return matrix @ vertices
+
+
+# Order of Human3.6M's regressed joints that matches the 17 annotated ones.
+H36M_TO_ANNOTATED = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9)
+
+
+def load_h36m(path: str | Path, vertex_count: int) -> Tensor:
+    """Regressor (17, V) of Human3.6M's joints, reordered to the 17 annotated joints."""
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"No joint regressor at {path}: give the path of J_regressor_h36m.npy.")
+    matrix = np.load(path, allow_pickle=False)
+    if matrix.shape != (17, vertex_count):
+        raise ModelFileError(f"{path} is {matrix.shape}: a Human3.6M regressor for this body is (17, {vertex_count}).")
+    return torch.from_numpy(matrix[list(H36M_TO_ANNOTATED)].astype(np.float32))
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise ModelFileError(f"No body model at {path}: give the path of a released SMPL or SMPL-H .npz file.")
+    if path.suffix != ".npz":
+        raise ModelFileError(
+            f"{path} is no .npz file: save the model's arrays with numpy.savez, or take the .npz release."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if missing := [name for name in _NEEDED if name not in file.files]:
+                raise ModelFileError(f"{path} is no SMPL model: it lacks {', '.join(missing)}.")
+            return {name: file[name] for name in _NEEDED}
+    except (OSError, ValueError) as error:
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError(f"{path} cannot be read as a body model: {error}") from error
