@@ -1,0 +1,106 @@
+"""Moves a hypothesis' rig so that its landmarks fall on those seen in the picture, and no further than that asks for.
+
+Gauss–Newton over bones, shape and position: the landmarks' distance in the picture (robust: one that cannot be met is
+let go), and closeness of surface and shape to the hypothesis. Hypotheses stay apart, because depth is held by
+closeness alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mega_backend.body import Body
+from mega_backend.rig import Linearised, Points, Pose, Rig
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was seen of B people: landmarks (B,33,2) in pixels from the picture's centre.
+
+    weights (B,33) in [0,1] (visibility); focal_length in pixels; box_side (B) in pixels, the unit of distances.
+    """
+
+    landmarks: Tensor
+    weights: Tensor
+    focal_length: float
+    box_side: Tensor
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far each thing is believed, as standard deviations.
+
+    landmark: of a landmark, as a share of the box side. outlier: the share at which a landmark is half let go.
+    surface: metres between the refined surface and the hypothesis. shape: standard deviations of the population.
+    """
+
+    landmark: float = 0.012
+    outlier: float = 0.08
+    surface: float = 0.06
+    shape: float = 0.5
+
+
+# The detector's landmarks of face and fingers are less consistent between people than those of the limbs.
+LANDMARK_TRUST = torch.tensor([0.3] * 11 + [1.0] * 6 + [0.3] * 6 + [1.0] * 6 + [0.5] * 4)
+
+
+class Refiner:
+    """Refines poses of one body; holds what can be computed once."""
+
+    def __init__(self, rig: Rig, body: Body, surface_points: int = 80, trust: Trust | None = None):
+        self.rig = rig
+        self.trust = trust or Trust()
+        self.landmark_count = len(body.regressor_names("mediapipe33"))
+        landmarks = Points(body, body.regressor("mediapipe33"))
+        # The first of farthest-first points are themselves evenly spread.
+        self.points = Points.joined(landmarks, Points(body, rig.vertex_indices[:surface_points]))
+
+    def refine(self, pose: Pose, evidence: Evidence, steps: int = 4) -> Pose:
+        """The refined poses; camera axes (x right, y down, z forward), one row of evidence per pose."""
+        start = pose
+        surface = self.rig.linearise(self.points, pose).points[:, self.landmark_count :] - pose.translation[:, None]
+        for _ in range(steps):
+            pose = self._step(pose, evidence, start, surface)
+        return pose
+
+    def _step(self, pose: Pose, evidence: Evidence, start: Pose, surface: Tensor) -> Pose:
+        now = self.rig.linearise(self.points, pose)
+        seen_jacobian, seen_residual = self._seen(now, evidence)
+        kept_jacobian, kept_residual = self._kept(now, pose, surface)
+        jacobian = torch.cat([seen_jacobian, kept_jacobian], dim=1)
+        residual = torch.cat([seen_residual, kept_residual], dim=1)
+        normal = jacobian.mT @ jacobian
+        right = (jacobian.mT @ residual[..., None])[..., 0]
+        turns = 3 * self.rig.group_count
+        diagonal = normal.new_full((normal.shape[-1],), 1e-3)
+        diagonal[:turns] = 1.0
+        diagonal[turns:-3] = self.trust.shape**-2
+        right[:, turns:-3] += self.trust.shape**-2 * (start.shape - pose.shape)
+        return self.rig.moved(pose, torch.linalg.solve(normal + torch.diag(diagonal), right))
+
+    def _seen(self, now: Linearised, evidence: Evidence) -> tuple[Tensor, Tensor]:
+        """Whitened residuals (B,66) and their Jacobian: landmarks against the picture."""
+        count = self.landmark_count
+        points = now.points[:, :count]
+        depth = points[..., 2:].clamp_min(0.1)
+        projected = evidence.focal_length * points[..., :2] / depth
+        difference = (evidence.landmarks - projected) / evidence.box_side[:, None, None]
+        # Geman–McClure: weight (1 + r²/c²)⁻².
+        robust = (1 + difference.square().sum(-1) / self.trust.outlier**2) ** -2
+        weight = (robust * evidence.weights * LANDMARK_TRUST.to(robust)).sqrt() / self.trust.landmark
+        jacobian = now.jacobian()[:, :count]
+        plane, forward = jacobian[..., :2, :], jacobian[..., 2:, :]
+        scale = evidence.focal_length / depth / evidence.box_side[:, None, None]
+        by_pixel = scale[..., None] * (plane - (points[..., :2] / depth)[..., None] * forward)
+        return (weight[..., None, None] * by_pixel).flatten(1, 2), (weight[..., None] * difference).flatten(1)
+
+    def _kept(self, now: Linearised, pose: Pose, surface: Tensor) -> tuple[Tensor, Tensor]:
+        """Whitened residuals (B,3P): the surface against the hypothesis, wherever the body stands."""
+        count = self.landmark_count
+        difference = surface - (now.points[:, count:] - pose.translation[:, None])
+        jacobian = now.jacobian()[:, count:].clone()
+        jacobian[..., -3:] = 0
+        return jacobian.flatten(1, 2) / self.trust.surface, difference.flatten(1) / self.trust.surface
