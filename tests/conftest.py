@@ -17,6 +17,14 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture
+def fake_recoverer():
+    """A recoverer without a model, for what only carries results."""
+    from fake_recoverer import FakeRecoverer
+
+    return FakeRecoverer()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU or a real Blender where there is none, and say so."""
     for item in items:

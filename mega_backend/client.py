@@ -1,0 +1,194 @@
+"""The client of a backend, for the add-on and for scripts: one request, one stream of answers.
+
+NumPy and the standard library only.
+
+    client = Client("http://127.0.0.1:8765", token="…")
+    with client.recover(Path("picture.jpg").read_bytes(), RecoverParameters(hypotheses=5)) as stream:
+        for message in stream:
+            …
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from . import protocol
+from .protocol import BodyTopology, Message
+
+
+class BackendError(Exception):
+    """The backend said no, or could not be reached; the text is a sentence for the user.
+
+    `status` is the HTTP status, or 0 where there was no answer at all.
+    """
+
+    def __init__(self, text: str, status: int = 0):
+        super().__init__(text)
+        self.status = status
+
+
+class Stopped(Exception):
+    """The stream was closed from our side."""
+
+
+class Stream:
+    """The answers to one request, as they arrive. `close`, from any thread, cancels the work on the backend too."""
+
+    def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse):
+        self._connection, self._response = connection, response
+        self._closed = threading.Event()
+
+    def __iter__(self) -> Iterator[Message]:
+        finished = False
+        try:
+            for message in protocol.read_all(self._response.read):
+                if message.kind == "error":
+                    raise BackendError(str(message.fields.get("text")), int(message.fields.get("status", 500)))
+                finished = message.kind == "done"
+                yield message
+            if not finished:
+                raise BackendError("The backend stopped before it was done; look at its log and try again.")
+        except (OSError, http.client.HTTPException, protocol.ProtocolError, ValueError, AttributeError) as error:
+            # http.client fails in all of these ways when its socket is shut down under it.
+            if self._closed.is_set():
+                raise Stopped from error
+            raise BackendError(f"The connection to the backend was lost ({error}).") from error
+        finally:
+            self._connection.close()
+
+    def close(self) -> None:
+        self._closed.set()
+        sock = self._connection.sock or getattr(getattr(self._response.fp, "raw", None), "_sock", None)
+        if sock is not None:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # already gone, which is what was wanted
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Client:
+    """A backend at an address."""
+
+    def __init__(self, url: str, token: str = "", timeout: float = 10.0):
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BackendError(f"{url!r} is no address of a backend; it looks like http://127.0.0.1:8765.")
+        try:
+            self.port = parts.port
+        except ValueError as error:
+            raise BackendError(f"{url!r} has a port that is none; it looks like http://127.0.0.1:8765.") from error
+        self.secure, self.host, self.prefix = parts.scheme == "https", parts.hostname, parts.path.rstrip("/")
+        self.url, self.token, self.timeout = url, token, timeout
+
+    def health(self) -> dict:
+        """Version, protocol, device, model card. Raises BackendError also where the protocols do not match."""
+        connection, response = self._open("GET", "health")
+        with _closing(connection):
+            data = self._read(response)
+        try:
+            health = json.loads(data)
+        except ValueError:
+            health = None
+        problem = protocol.compatible(protocol.PROTOCOL, health.get("protocol") if isinstance(health, dict) else None)
+        if problem:
+            raise BackendError(problem)
+        return health
+
+    def body(self, known: BodyTopology | None = None) -> BodyTopology:
+        """The body's topology; `known` is given back where the backend still has the same."""
+        headers = {"If-None-Match": f'"{known.digest}"'} if known else {}
+        connection, response = self._open("GET", "body", headers=headers)
+        with _closing(connection):
+            if response.status == 304:
+                return known
+            data = self._read(response)
+        try:
+            return BodyTopology.of(protocol.decode(data))
+        except protocol.ProtocolError as error:
+            raise BackendError(str(error)) from error
+
+    def recover(self, picture: bytes, values: protocol.RecoverParameters, boxes: np.ndarray | None = None) -> Stream:
+        """People in an encoded picture (a file's bytes); `boxes` (P,4) in pixels chooses them, else all are found."""
+        arrays = {"picture": np.frombuffer(picture, np.uint8)}
+        if boxes is not None:
+            arrays["boxes"] = np.asarray(boxes, np.float32)
+        return self.stream(protocol.request(values, **arrays))
+
+    def resample(self, person: dict[str, np.ndarray], values: protocol.ResampleParameters) -> Stream:
+        """Other hypotheses of one person (its arrays, without vertices) with parts kept."""
+        return self.stream(protocol.request(values, **person))
+
+    def random(self, values: protocol.RandomParameters) -> Stream:
+        """Bodies out of nothing."""
+        return self.stream(protocol.request(values))
+
+    def stream(self, request: Message) -> Stream:
+        """Send any request and get its answers. Raises BackendError with the backend's own sentence."""
+        headers = {"Content-Type": protocol.CONTENT_TYPE}
+        connection, response = self._open("POST", request.kind, protocol.encode(request), headers)
+        if connection.sock is not None:
+            connection.sock.settimeout(None)  # work may take long; a dead backend closes its sockets
+        return Stream(connection, response)
+
+    def _open(self, method: str, name: str, body: bytes | None = None, headers: dict[str, str] | None = None):
+        if self.secure:
+            connection = http.client.HTTPSConnection(
+                self.host, self.port, timeout=self.timeout, context=ssl.create_default_context()
+            )
+        else:
+            connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
+        try:
+            sent = {**(headers or {}), **protocol.bearer(self.token)}
+            connection.request(method, self.prefix + protocol.ENDPOINTS[name], body, sent)
+            response = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise BackendError(
+                f"No backend answers at {self.url} ({error}); start it or correct the address."
+            ) from error
+        if response.status not in (200, 304):
+            with _closing(connection):
+                raise BackendError(_refusal(response), response.status)
+        return connection, response
+
+    def _read(self, response: http.client.HTTPResponse) -> bytes:
+        try:
+            return response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise BackendError(f"The connection to the backend was lost ({error}).") from error
+
+
+class _closing:
+    def __init__(self, connection: http.client.HTTPConnection):
+        self.connection = connection
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+
+def _refusal(response: http.client.HTTPResponse) -> str:
+    """The backend's own sentence, or what the status means where something else answered."""
+    try:
+        detail = json.loads(response.read(1 << 16)).get("detail")
+    except (OSError, ValueError, AttributeError, http.client.HTTPException):
+        detail = None
+    if isinstance(detail, str) and detail:
+        return detail
+    return f"The address answers with HTTP {response.status} {response.reason}; is it a MEGA backend?"
