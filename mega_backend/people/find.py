@@ -1,0 +1,350 @@
+"""Several people in one picture.
+
+MediaPipe's detector is made for one or two people that fill the picture. Looked at through square windows of several
+sizes it also finds small and many people; the landmark network then says of each find whether somebody is there, and
+where the body lies, from which a better crop follows. Finds of the same person are merged, and those whose landmarks
+contradict each other are dropped.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from .crops import visible_box
+from .pose_network import DETECTOR_SIDE, LANDMARK_SIDE, PoseNetwork, shared_network
+
+WINDOW_SIDES = (1.0, 0.75, 0.6, 0.45, 0.35)
+"""Sides of the detector's windows, relative to the picture's longer side."""
+CROP_MARGIN = 1.25
+"""Side of a landmark crop over the diameter of the circle round the body: what the networks were trained with."""
+CANDIDATES = 40
+"""At most so many finds are looked at closely, the best first."""
+
+SURE = 0.5
+"""From this detector score on, several crops are tried before a find is given up."""
+FEWEST_SEEN = 4
+"""A person shows at least so many of the main joints."""
+AGREEMENT = 0.07
+"""Looks at one person differ by less than this on average, relative to the circle round the body (see `_confirm`).
+On photographs people differ by 0.01 to 0.07, blurred noise, furniture and textures by 0.08 to 0.25."""
+
+SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = (11, 12), (13, 14), (15, 16), (23, 24), (25, 26), (27, 28)
+MAIN = (*SHOULDERS, *ELBOWS, *WRISTS, *HIPS, *KNEES, *ANKLES)
+"""Landmark numbers of shoulders, elbows, wrists, hips, knees and ankles, left before right."""
+HEAD_AND_SHOULDERS = list(range(13))
+MIRRORED = (0, 4, 5, 6, 1, 2, 3, 8, 7, 10, 9, *(i + 1 if i % 2 else i - 1 for i in range(11, 33)))
+"""The landmark that each landmark becomes in a mirror."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A person in a picture.
+
+    Attributes:
+        box: (4,) float32 x0, y0, x1, y1 in pixels: encloses the visible landmarks, cut to the picture.
+        landmarks: (33, 3) float32 x, y in pixels of the picture (may lie outside it), visibility in [0, 1].
+        landmarks_3d: (33, 3) float32 the detector's own estimate, metres, hip-centred, x right, y down, z forward.
+        score: how sure the detector is, in [0, 1].
+    """
+
+    box: np.ndarray
+    landmarks: np.ndarray
+    landmarks_3d: np.ndarray
+    score: float
+
+
+@dataclass(frozen=True)
+class _Circle:
+    """The circle round a body: hip centre and the point on it above the head, pixels."""
+
+    centre: np.ndarray
+    top: np.ndarray
+    score: float
+
+    @property
+    def radius(self) -> float:
+        return float(np.hypot(*(self.top - self.centre)))
+
+    @property
+    def crop_to_picture(self) -> np.ndarray:
+        """(2, 3) affine from relative crop coordinates to pixels: centred on the hips, body upright."""
+        up = (self.centre - self.top) / max(self.radius, 1e-6)
+        right = np.array([up[1], -up[0]])
+        side = 2 * CROP_MARGIN * self.radius
+        axes = np.stack([right, up], axis=1) * side
+        return np.concatenate([axes, (self.centre - axes @ [0.5, 0.5])[:, None]], axis=1)
+
+
+@dataclass(frozen=True)
+class _Pose:
+    """What the landmark network saw in one crop, in pixels of the picture."""
+
+    points: np.ndarray
+    visibility: np.ndarray
+    world: np.ndarray
+    circle: _Circle
+    disagreement: float = 0.0
+
+
+def find(
+    picture: np.ndarray, limit: int = 20, smallest: float = 0.4, network: PoseNetwork | None = None
+) -> list[Detection]:
+    """Find the people in a picture, the largest first.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        limit: return at most so many people.
+        smallest: leave out people smaller than this fraction of the largest: passers-by and crowds. 0 keeps all.
+        network: the networks to use; by default those that this process shares.
+
+    Returns:
+        The people; empty where nobody is seen. The same picture gives the same answer.
+    """
+    network = network or shared_network()
+    pyramid = _pyramid(picture)
+    poses: list[_Pose] = []
+    for circle in _distinct_circles(list(_detect(pyramid, network)))[:CANDIDATES]:
+        pose = _first_look(pyramid, circle, network)
+        if pose is not None and not any(_is_same_person(pose, other) for other in poses):
+            pose = _look_closely(pyramid, pose, network)
+            if pose is not None:
+                poses.append(pose)
+    poses = _distinct_poses(poses)
+    if not poses:
+        return []
+    sure = [pose for pose in poses if pose.circle.score >= SURE] or poses
+    largest = max(pose.circle.radius for pose in sure)
+    poses = [pose for pose in poses if pose.circle.radius >= smallest * largest]
+    poses.sort(key=lambda pose: -pose.circle.radius)
+    return [_detection(pose, picture.shape) for pose in poses[:limit]]
+
+
+def find_in_boxes(picture: np.ndarray, boxes: np.ndarray, network: PoseNetwork | None = None) -> list[Detection]:
+    """The person in each box of a picture.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        boxes: (P, 4) x0, y0, x1, y1 in pixels, one person each.
+
+    Returns:
+        P people, in the order of the boxes.
+
+    Raises:
+        ValueError: a box is no box, or nobody is recognised in it.
+    """
+    network = network or shared_network()
+    pyramid = _pyramid(picture)
+    found = []
+    for number, box in enumerate(np.asarray(boxes, np.float64).reshape(-1, 4), 1):
+        if not np.isfinite(box).all() or (box[2:] - box[:2] < 2).any():
+            raise ValueError(f"box {number} is empty: give x0, y0, x1, y1 with x0 < x1 and y0 < y1")
+        looks = [_first_look(pyramid, circle, network) for circle in _circles_in_box(pyramid, box, network)]
+        poses = [
+            pose for look in looks if look is not None if (pose := _look(pyramid, look.circle, network)) is not None
+        ]
+        fits = [_overlap(_detection(pose, picture.shape).box, box) for pose in poses]
+        if max(fits, default=0.0) < 0.2:
+            raise ValueError(f"nobody is recognised in box {number}: draw it round one whole person")
+        found.append(_detection(poses[int(np.argmax(fits))], picture.shape))
+    return found
+
+
+def _circles_in_box(pyramid: list[np.ndarray], box: np.ndarray, network: PoseNetwork) -> list[_Circle]:
+    """Where the body in a box may lie: what the detector sees there, and guesses for whole and half bodies."""
+    size, middle = box[2:] - box[:2], (box[:2] + box[2:]) / 2
+    side = 1.4 * size.max()
+    circles = list(_detect_in(pyramid, *(middle - side / 2), side, network))
+    for hips, radius in ((0.55, 0.6), (0.85, 0.9), (0.55, 0.75)):
+        centre = np.array([middle[0], box[1] + hips * size[1]])
+        circles.append(_Circle(centre, centre - [0, radius * size.max()], 0.0))
+    return circles
+
+
+def _overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Intersection over union of two boxes (4,)."""
+    shared = np.clip(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0, None).prod()
+    return float(shared / max((one[2:] - one[:2]).prod() + (other[2:] - other[:2]).prod() - shared, 1e-6))
+
+
+def _pyramid(picture: np.ndarray) -> list[np.ndarray]:
+    """The picture and its halvings: crops are taken from the level that is near their size, so that nothing aliases."""
+    levels = [picture]
+    while max(levels[-1].shape[:2]) > 2 * DETECTOR_SIDE:
+        height, width = levels[-1].shape[:2]
+        levels.append(cv2.resize(levels[-1], (max(width // 2, 1), max(height // 2, 1)), interpolation=cv2.INTER_AREA))
+    return levels
+
+
+def _crop(pyramid: list[np.ndarray], crop_to_picture: np.ndarray, side: int) -> np.ndarray:
+    """A (side, side, 3) crop, black outside the picture. crop_to_picture: (2, 3), from [0, 1]² to pixels."""
+    zoom = np.hypot(*crop_to_picture[:, 0]) / side
+    level = int(np.clip(np.floor(np.log2(max(zoom, 1e-6))), 0, len(pyramid) - 1))
+    source = pyramid[level]
+    scale = np.array([source.shape[1] / pyramid[0].shape[1], source.shape[0] / pyramid[0].shape[0]])
+    matrix = crop_to_picture * scale[:, None]
+    # Pixel centres lie at half numbers on both sides.
+    matrix = np.concatenate(
+        [matrix[:, :2] / side, matrix[:, 2:] + matrix[:, :2] @ [[0.5 / side], [0.5 / side]] - 0.5], 1
+    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(source, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_CONSTANT)
+
+
+def _windows(height: int, width: int) -> Iterator[tuple[float, float, float]]:
+    """Squares x, y, side that cover the picture at several sizes, neighbours overlapping by half or more."""
+    longer = max(height, width)
+    for relative in WINDOW_SIDES:
+        side = relative * longer
+        columns, rows = (max(1, int(np.ceil(2 * length / side)) - 1) for length in (width, height))
+        for y in np.linspace(0, height - side, rows) if rows > 1 else [(height - side) / 2]:
+            for x in np.linspace(0, width - side, columns) if columns > 1 else [(width - side) / 2]:
+                yield float(x), float(y), side
+
+
+def _detect(pyramid: list[np.ndarray], network: PoseNetwork) -> Iterator[_Circle]:
+    for x, y, side in _windows(*pyramid[0].shape[:2]):
+        yield from _detect_in(pyramid, x, y, side, network)
+
+
+def _detect_in(pyramid: list[np.ndarray], x: float, y: float, side: float, network: PoseNetwork) -> Iterator[_Circle]:
+    window = np.array([[side, 0, x], [0, side, y]])
+    for row in network.detect(_crop(pyramid, window, DETECTOR_SIDE)):
+        yield _Circle(row[:2] * side + [x, y], row[2:4] * side + [x, y], float(row[4]))
+
+
+def _distinct_circles(circles: list[_Circle]) -> list[_Circle]:
+    """The best of those that lie on each other, best first."""
+    kept: list[_Circle] = []
+    for circle in sorted(circles, key=lambda circle: -circle.score):
+        if not any(
+            np.hypot(*(circle.centre - other.centre)) < 0.2 * min(circle.radius, other.radius)
+            and np.hypot(*(circle.top - other.top)) < 0.4 * min(circle.radius, other.radius)
+            for other in kept
+        ):
+            kept.append(circle)
+    return kept
+
+
+def _look(pyramid: list[np.ndarray], circle: _Circle, network: PoseNetwork) -> _Pose | None:
+    """Run the landmark network on the crop that a circle describes."""
+    if circle.radius < 4:
+        return None
+    matrix = circle.crop_to_picture
+    seen = network.landmarks(_crop(pyramid, matrix, LANDMARK_SIDE))
+    if seen is None:
+        return None
+    landmarks, new_circle, world = seen
+    centre, top = new_circle @ matrix[:, :2].T + matrix[:, 2]
+    axes = matrix[:, :2] / np.hypot(*matrix[:, 0])
+    return _Pose(
+        points=landmarks[:, :2] @ matrix[:, :2].T + matrix[:, 2],
+        visibility=landmarks[:, 2],
+        world=np.concatenate([world[:, :2] @ axes.T, world[:, 2:]], axis=1),
+        circle=_Circle(centre, top, circle.score),
+    )
+
+
+def _first_look(pyramid: list[np.ndarray], circle: _Circle, network: PoseNetwork) -> _Pose | None:
+    """The landmarks in a detector's circle; where nobody is seen though the detector is sure, other crops are tried."""
+    attempts = [circle, *_variants(circle)] if circle.score >= SURE else [circle]
+    return next((pose for attempt in attempts if (pose := _look(pyramid, attempt, network)) is not None), None)
+
+
+def _look_closely(pyramid: list[np.ndarray], pose: _Pose | None, network: PoseNetwork) -> _Pose | None:
+    """Let the landmarks of each look place the next crop, then confirm the outcome."""
+    for _ in range(2):
+        pose = pose and _look(pyramid, pose.circle, network)
+    return pose and _confirm(pyramid, pose, network)
+
+
+def _variants(circle: _Circle) -> Iterator[_Circle]:
+    """Other crops of the same find: upright, larger, tilted, smaller."""
+    for scale, tilt in ((1.0, 0.0), (1.2, 0.0), (1.2, 0.5), (1.2, -0.5), (0.8, 0.0)):
+        yield _resized(
+            replace(circle, top=circle.centre + circle.radius * np.array([np.sin(tilt), -np.cos(tilt)])), scale
+        )
+
+
+def _resized(circle: _Circle, scale: float) -> _Circle:
+    return replace(circle, top=circle.centre + scale * (circle.top - circle.centre))
+
+
+def _confirm(pyramid: list[np.ndarray], pose: _Pose, network: PoseNetwork) -> _Pose | None:
+    """Look again through a smaller, a larger and a mirrored crop: on a person the looks agree, on a chair they do not.
+
+    Returns:
+        The mean of the looks that agree, which is more precise than any of them; None where it is no person.
+    """
+    seen = [i for i in MAIN if pose.visibility[i] > 0.5 and _inside(pose.points[i], pyramid[0].shape)]
+    if len(seen) < FEWEST_SEEN:
+        return None
+    looks = [_look(pyramid, _resized(pose.circle, 0.9), network), _look(pyramid, _resized(pose.circle, 1.1), network)]
+    looks.append(_look_mirrored(pyramid, pose.circle, network))
+    distances = [_distance(look, pose, seen) for look in looks]
+    disagreement = float(np.mean(distances))
+    if disagreement > AGREEMENT:
+        return None
+    agreeing = [pose, *(look for look, d in zip(looks, distances, strict=True) if d < 0.06)]
+    mean = {name: np.mean([getattr(look, name) for look in agreeing], 0) for name in ("points", "visibility", "world")}
+    return replace(pose, **mean, disagreement=disagreement)
+
+
+def _distance(look: _Pose | None, pose: _Pose, landmarks: list[int]) -> float:
+    """Median distance of landmarks between two looks, relative to the body's circle; at most 0.25, as for no look."""
+    if look is None:
+        return 0.25
+    return min(0.25, float(np.median(np.hypot(*(look.points - pose.points)[landmarks].T)) / pose.circle.radius))
+
+
+def _look_mirrored(pyramid: list[np.ndarray], circle: _Circle, network: PoseNetwork) -> _Pose | None:
+    """As `_look`, through a mirror; the answer is turned back."""
+    width = pyramid[0].shape[1]
+
+    def turned(points: np.ndarray) -> np.ndarray:
+        return np.array([width, 0]) + points * [-1, 1]
+
+    seen = _look(
+        [level[:, ::-1] for level in pyramid], _Circle(turned(circle.centre), turned(circle.top), circle.score), network
+    )
+    if seen is None:
+        return None
+    order = list(MIRRORED)
+    return replace(
+        seen,
+        points=turned(seen.points)[order],
+        visibility=seen.visibility[order],
+        world=(seen.world * [-1, 1, 1])[order],
+        circle=circle,
+    )
+
+
+def _inside(point: np.ndarray, shape: tuple[int, ...]) -> bool:
+    return 0 <= point[0] < shape[1] and 0 <= point[1] < shape[0]
+
+
+def _distinct_poses(poses: list[_Pose]) -> list[_Pose]:
+    """One pose for each person: of those that coincide, the one whose looks agree best."""
+    kept: list[_Pose] = []
+    for pose in sorted(poses, key=lambda pose: pose.disagreement - 0.1 * pose.circle.score):
+        if not any(_is_same_person(pose, other) for other in kept):
+            kept.append(pose)
+    return kept
+
+
+def _is_same_person(one: _Pose, other: _Pose) -> bool:
+    """Whether the main joints, or head and shoulders, that both show mostly coincide."""
+    distance = np.hypot(*(one.points - other.points).T) / min(one.circle.radius, other.circle.radius)
+    near = np.minimum(one.visibility, other.visibility) * (distance < 0.15)
+    return any(near[part].sum() >= 0.5 * one.visibility[part].sum() for part in (list(MAIN), HEAD_AND_SHOULDERS))
+
+
+def _detection(pose: _Pose, shape: tuple[int, ...]) -> Detection:
+    landmarks = np.concatenate([pose.points, pose.visibility[:, None]], axis=1).astype(np.float32)
+    return Detection(
+        box=visible_box(landmarks, (shape[1], shape[0])).astype(np.float32),
+        landmarks=landmarks,
+        landmarks_3d=pose.world.astype(np.float32),
+        score=pose.circle.score,
+    )

@@ -1,0 +1,111 @@
+"""Reading pictures: whatever an artist drags in becomes RGB uint8, or one clear sentence says why not."""
+
+import io
+import os
+import struct
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 120_000_000
+"""Larger pictures are refused before they are decoded: they would need gigabytes of memory."""
+
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError, KeyError, IndexError)
+"""What Pillow's readers raise on damaged data."""
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used. The message is one sentence for the user."""
+
+
+def read(source: str | os.PathLike | bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Read a picture as the eye sees it: upright, opaque, in colour.
+
+    Args:
+        source: a path, the bytes of a picture file, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
+        max_pixels: refuse pictures with more pixels than this.
+
+    Returns:
+        (H, W, 3) uint8 RGB. EXIF rotation is applied, transparency composited over white, 16-bit samples reduced to 8,
+        and of an animation the first frame taken.
+
+    Raises:
+        PictureError: missing, folder, empty, no picture, damaged, or too large.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source, max_pixels)
+    if isinstance(source, bytes | bytearray | memoryview):
+        name, data = "the picture", bytes(source)
+    else:
+        path = Path(source)
+        name, data = f"'{path}'", _read_file(path)
+    if not data:
+        raise PictureError(f"{name} is empty: choose a picture file")
+    with warnings.catch_warnings():
+        # Pillow warns about huge pictures and odd metadata; the size is checked here.
+        warnings.simplefilter("ignore")
+        return _decode(data, name, max_pixels)
+
+
+def _read_file(path: Path) -> bytes:
+    if path.is_dir():
+        raise PictureError(f"'{path}' is a folder: choose a picture file in it")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise PictureError(f"there is no file '{path}': check its name") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PictureError(f"'{path}' cannot be opened: {reason}") from error
+
+
+def _decode(data: bytes, name: str, max_pixels: int) -> np.ndarray:
+    try:
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise PictureError(f"{name} is not a picture: JPEG, PNG, WebP, TIFF, BMP and GIF can be read") from None
+    except Image.DecompressionBombError:
+        raise PictureError(f"{name} has far more than {max_pixels / 1e6:.0f} megapixels: make it smaller") from None
+    except _BROKEN as error:
+        raise PictureError(f"{name} is damaged and cannot be read ({error}): save it again") from error
+    width, height = image.size
+    if width * height > max_pixels:
+        megapixels = f"{width * height / 1e6:.0f} megapixels, more than {max_pixels / 1e6:.0f}"
+        raise PictureError(f"{name} is too large ({width} × {height}, {megapixels}): make it smaller")
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        return _to_rgb(image)
+    except _BROKEN as error:
+        raise PictureError(f"{name} is damaged or cut short ({error}): save or download it again") from error
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Any Pillow image as (H, W, 3) uint8, transparency over white."""
+    if image.mode.startswith("I"):
+        # 16-bit grey; Pillow hands it out as "I;16*", or as 32-bit "I".
+        grey = np.asarray(image).astype(np.float32) / 257
+        image = Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8))
+    elif image.mode == "F":
+        grey = np.nan_to_num(np.asarray(image))
+        grey = grey * 255 if grey.max(initial=0) <= 1 else grey
+        image = Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def _from_array(array: np.ndarray, max_pixels: int) -> np.ndarray:
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not shaped or array.size == 0:
+        raise PictureError(
+            f"an array given as a picture must be uint8 of shape (H, W), (H, W, 3) or (H, W, 4), "
+            f"not {array.dtype} of shape {array.shape}"
+        )
+    if array.shape[0] * array.shape[1] > max_pixels:
+        raise PictureError(f"the picture has more than {max_pixels / 1e6:.0f} megapixels: make it smaller")
+    return _to_rgb(Image.fromarray(array))

@@ -1,0 +1,488 @@
+"""Recoverer: picture → people → hypotheses. The one pipeline that command line, server and Python callers share."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import __version__, camera, checkpoint, people, pictures
+from .model.conditioning import landmark_features
+from .people import Crop, square_crop
+from .result import LANDMARKS, Person, Recovery
+from .rotations import matrix_from_6d
+
+Progress = Callable[[float, str], None]
+
+DECODED_TOGETHER = 64
+"""Meshes that are decoded together: bounds memory."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+JOINT_SETS = ("body22", "coco17")
+"""Which joints a result holds: the first of these that the body has."""
+COCO17_LANDMARKS = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
+"""The detector's landmark for each of the 17 COCO joints."""
+LANDMARK_ERROR = 0.02
+"""How far off a good landmark is, relative to the crop's side."""
+PART_GROUPS = {
+    "arms": ("left_arm", "right_arm", "left_hand", "right_hand"),
+    "hands": ("left_hand", "right_hand"),
+    "legs": ("left_leg", "right_leg", "left_foot", "right_foot"),
+    "feet": ("left_foot", "right_foot"),
+}
+"""Names for several body parts at once, beside the body's own part names."""
+
+
+class Recoverer:
+    """A loaded model and everything one does with it.
+
+    Attributes:
+        body, tokenizer, model: the parts, torch modules on `device`.
+        card: what the model is: name, kinds, provenance (JSON-able).
+    """
+
+    def __init__(self, loaded: checkpoint.Loaded, device: str | torch.device = "cpu") -> None:
+        missing = [name for name in ("body", "tokenizer", "model") if getattr(loaded, name) is None]
+        if missing:
+            raise checkpoint.CheckpointError(
+                f"the model folder '{loaded.folder}' holds no {' and no '.join(missing)}: add it with `mega import`"
+            )
+        self.body, self.tokenizer, self.model = loaded.body.to(device), loaded.tokenizer, loaded.model
+        self.device = torch.device(device)
+        self.card: dict[str, Any] = {
+            "name": loaded.config["name"],
+            "body": loaded.config["body"]["kind"],
+            "model": loaded.config["model"]["kind"],
+            "provenance": loaded.config["provenance"],
+        }
+        self._joint_set = next(name for name in JOINT_SETS if _has_joints(self.body, name))
+        self._can_fit = _has_joints(self.body, "coco17")
+
+    @classmethod
+    def load(cls, model: str | os.PathLike = "default", device: str | torch.device = "cpu") -> "Recoverer":
+        """The model in a folder, or the bundled one; see `mega_backend.load`."""
+        return cls(checkpoint.load(model, device), device)
+
+    @property
+    def faces(self) -> np.ndarray:
+        """(F, 3) int32 triangles of the body."""
+        return self.body.faces.cpu().numpy().astype(np.int32)
+
+    @property
+    def reads_landmarks(self) -> bool:
+        """Whether the model looks at landmarks; otherwise at the picture itself."""
+        return getattr(self.model, "kind", "image") == "landmarks"
+
+    def recover(
+        self,
+        picture: str | os.PathLike | bytes | np.ndarray,
+        hypotheses: int = 5,
+        seed: int = 0,
+        steps: int = 5,
+        temperature: float = 1.0,
+        progress: Progress | None = None,
+        boxes: np.ndarray | None = None,
+        focal_length: float | None = None,
+        smallest: float = 0.4,
+    ) -> Recovery:
+        """Find the people in a picture and recover each one's mesh.
+
+        Args:
+            picture: as `pictures.read` takes it.
+            hypotheses: N per person: the deterministic one and N − 1 samples, the likeliest first.
+            seed: same seed, same result.
+            steps, temperature: of the sampling; more steps are slower and truer, a higher temperature more diverse.
+            progress: called with the fraction done and what is going on; may raise `Cancelled` to stop.
+            boxes: (P, 4) x0, y0, x1, y1 in pixels: recover the one person in each instead of searching.
+            focal_length: in pixels; by default that of `camera.default_focal_length`.
+            smallest: leave out people smaller than this fraction of the largest.
+
+        Raises:
+            PictureError: the picture cannot be used.
+            ValueError: an argument makes no sense; the message says what to do.
+        """
+        progress = progress or _no_progress
+        _check(hypotheses, steps, temperature)
+        if hypotheses > 1:
+            self._check_sampling()
+        progress(0.0, "reading the picture")
+        image = pictures.read(picture)
+        size = (image.shape[1], image.shape[0])
+        focal_length = _focal_length(focal_length, size)
+        progress(0.05, "looking for people")
+        found = people.find(image, smallest=smallest) if boxes is None else people.find_in_boxes(image, boxes)
+        progress(0.4, _people_text(len(found)))
+        meta = self._meta(seed=seed, steps=steps, temperature=temperature, hypotheses=hypotheses)
+        if not found:
+            return Recovery(size, focal_length, [], self.faces, meta)
+        crops = [square_crop(detection.landmarks, size) for detection in found]
+        with torch.no_grad():
+            features = self._features(image, crops, found)
+            rotation, weak = (part.double().cpu().numpy() for part in self._pose(features))
+            tokens, log_probability = self._hypotheses(
+                features, len(found), hypotheses, seed, steps, temperature, progress
+            )
+        results = []
+        for index, (detection, crop) in enumerate(zip(found, crops, strict=True)):
+            progress(0.8 + 0.2 * index / len(found), f"building person {index + 1} of {len(found)}")
+            placed = self._place(rotation[index], weak[index], crop, focal_length, size)
+            results.append(
+                self._person(
+                    detection.box,
+                    detection.landmarks,
+                    detection.landmarks_3d,
+                    tokens[index],
+                    log_probability[index],
+                    *placed,
+                    fit=(crop, focal_length, size),
+                )
+            )
+        progress(1.0, _people_text(len(found)))
+        return Recovery(size, focal_length, results, self.faces, meta)
+
+    def resample(
+        self,
+        recovery: Recovery,
+        keep: Sequence[str] = (),
+        hypothesis: int = 0,
+        hypotheses: int = 5,
+        seed: int = 0,
+        steps: int = 5,
+        temperature: float = 1.0,
+        progress: Progress | None = None,
+        picture: str | os.PathLike | bytes | np.ndarray | None = None,
+    ) -> Recovery:
+        """New hypotheses of the same people that keep body parts of one hypothesis.
+
+        The kept parts' tokens stay, the others are drawn anew, given them and what is known of the picture: the
+        landmarks in `recovery`, or for a model that looks at the picture itself, `picture`. Without either (random
+        people) the model's idea of human bodies alone decides. Kept parts stay where they are in space.
+
+        Args:
+            recovery: from `recover`, `resample` or `random`.
+            keep: names of body parts, or of groups: arms, hands, legs, feet.
+            hypothesis: number of the hypothesis whose parts are kept.
+            others: as for `recover`. Hypothesis 0 of the result is the likeliest completion, the others are samples.
+        """
+        progress = progress or _no_progress
+        _check(hypotheses, steps, temperature)
+        self._check_sampling()
+        kept_parts = self._part_numbers(keep)
+        meta = self._meta(seed=seed, steps=steps, temperature=temperature, hypotheses=hypotheses) | {"keep": list(keep)}
+        size, focal_length = recovery.picture_size, recovery.focal_length
+        progress(0.0, "sampling")
+        everyone = recovery.people
+        if not everyone:
+            return Recovery(size, focal_length, [], self.faces, meta)
+        for person in everyone:
+            self._check_person(person, hypothesis)
+        base = torch.as_tensor(np.stack([person.tokens[hypothesis] for person in everyone]).astype(np.int64))
+        visible = torch.isin(self.tokenizer.token_part.cpu(), torch.tensor(kept_parts, dtype=torch.int32))
+        if kept_parts and not visible.any():
+            raise ValueError(f"no token of this model belongs to {', '.join(keep)} alone: keep a larger part")
+        visible = visible.expand(base.shape)
+        crops = [square_crop(person.landmarks, size) for person in everyone]
+        seen = all((person.landmarks[:, 2] > 0).any() for person in everyone)
+        with torch.no_grad():
+            features = None
+            if seen and self.reads_landmarks:
+                features = self._features(None, crops, everyone)
+            elif picture is not None:
+                features = self._features(pictures.read(picture), crops, everyone)
+            elif seen:
+                raise ValueError("this model looks at the picture itself: give the picture to resample its people")
+            tokens, log_probability = self._hypotheses(
+                features, len(everyone), hypotheses, seed, steps, temperature, progress, (base, visible)
+            )
+        moves = torch.isin(self.body.vertex_part.cpu(), torch.tensor(kept_parts)).numpy()
+        results = []
+        for index, (person, crop) in enumerate(zip(everyone, crops, strict=True)):
+            progress(0.8 + 0.2 * index / len(everyone), f"building person {index + 1} of {len(everyone)}")
+            results.append(
+                self._person(
+                    person.box,
+                    person.landmarks,
+                    person.landmarks_3d,
+                    tokens[index],
+                    log_probability[index],
+                    person.rotation[hypothesis].astype(np.float64),
+                    person.translation[hypothesis].astype(np.float64),
+                    fit=(crop, focal_length, size) if seen else None,
+                    anchor=(person.vertices[hypothesis], moves) if moves.any() else None,
+                )
+            )
+        progress(1.0, "done")
+        return Recovery(size, focal_length, results, self.faces, meta)
+
+    def random(
+        self, count: int, seed: int = 0, steps: int = 20, temperature: float = 1.3, progress: Progress | None = None
+    ) -> Recovery:
+        """People out of nothing, standing in a row before the camera, one hypothesis each.
+
+        Person n depends on the seed and n alone. Their landmarks are all zero: nobody saw them in a picture.
+        """
+        progress = progress or _no_progress
+        _check(count, steps, temperature)
+        self._check_sampling()
+        progress(0.0, "sampling")
+        with torch.no_grad():
+            drawn = self.model.draw(
+                None,
+                count=count,
+                steps=steps,
+                temperature=temperature,
+                generator=seed,
+                progress=lambda fraction: progress(0.8 * fraction, "sampling"),
+            )
+        tokens, log_probability = drawn.tokens[0].cpu().numpy(), drawn.log_probability[0].cpu().numpy()
+        turned = np.diag([1.0, -1.0, -1.0])
+        spacing, height = 1.4, 2.4
+        size = (max(1024, int(1024 * spacing * count / height)), 1024)
+        focal_length = camera.default_focal_length(size)
+        depth = focal_length * height / size[1]
+        results = []
+        for index in range(count):
+            progress(0.8 + 0.2 * index / count, f"building person {index + 1} of {count}")
+            place = np.array([spacing * (index - (count - 1) / 2), 0.0, depth])
+            person = self._person(
+                np.zeros(4, np.float32),
+                np.zeros((LANDMARKS, 3), np.float32),
+                np.full((LANDMARKS, 3), np.nan, np.float32),
+                tokens[index : index + 1],
+                log_probability[index : index + 1],
+                turned,
+                place,
+            )
+            # Everybody stands on the same floor, 1 m below the camera.
+            lift = np.float32(1.0) - person.vertices[0, :, 1].max()
+            for array in (person.vertices, person.joints, person.translation):
+                array[..., 1] += lift
+            person.box = _projected_box(person.vertices[0], focal_length, size)
+            results.append(person)
+        progress(1.0, "done")
+        meta = self._meta(seed=seed, steps=steps, temperature=temperature, hypotheses=1)
+        return Recovery(size, focal_length, results, self.faces, meta)
+
+    # Steps of the pipeline ----------------------------------------------------------------------------------------
+
+    def _features(self, image: np.ndarray | None, crops: list[Crop], detections: Sequence[Any]) -> Any:
+        """What the model is conditioned on, for each person: computed once, whatever the number of samples."""
+        if self.reads_landmarks:
+            numbers = [
+                np.concatenate(
+                    [crop.from_picture(person.landmarks[:, :2]), person.landmarks[:, 2:], person.landmarks_3d], 1
+                )
+                for crop, person in zip(crops, detections, strict=True)
+            ]
+            stacked = torch.as_tensor(np.stack(numbers), dtype=torch.float32, device=self.device)
+            features = landmark_features(stacked[..., :2], stacked[..., 2], stacked[..., 3:])
+        else:
+            backbone = getattr(self.model, "backbone", None) or getattr(self.model, "backbone_pose", None)
+            if backbone is None:
+                raise ValueError("this model was imported without its image backbone: import the whole checkpoint")
+            cut = np.stack([crop.cut(image, backbone.input_size) for crop in crops])
+            tensor = torch.as_tensor(cut, device=self.device).permute(0, 3, 1, 2).float() / 255
+            mean, std = (
+                torch.tensor(values, device=self.device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD)
+            )
+            features = self.model.features((tensor - mean) / std)
+        return self.model.condition(features) if hasattr(self.model, "condition") else features
+
+    def _pose(self, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Root rotation (P, 3, 3) in the crop's view and weak-perspective camera (P, 3)."""
+        rotation_6d, weak = self.model.pose(features)
+        return matrix_from_6d(rotation_6d.float()), weak.float()
+
+    def _hypotheses(
+        self,
+        features: Any,
+        persons: int,
+        hypotheses: int,
+        seed: int,
+        steps: int,
+        temperature: float,
+        progress: Progress,
+        start: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (P, N, T) and log-probability (P, N): the deterministic answer, then samples, likeliest first.
+
+        start: tokens and visible (P, T) to begin from.
+        """
+        given = {} if start is None else {"tokens": start[0].to(self.device), "visible": start[1].to(self.device)}
+        best = self.model.best(features, **given)
+        tokens, log_probability = best.tokens[:, None], best.log_probability[:, None]
+        if len(tokens) != persons:
+            tokens, log_probability = tokens.expand(persons, -1, -1), log_probability.expand(persons, -1)
+        if hypotheses > 1:
+            drawn = self.model.draw(
+                features,
+                count=hypotheses - 1,
+                steps=steps,
+                temperature=temperature,
+                generator=[_person_seed(seed, number) for number in range(persons)],
+                progress=lambda fraction: progress(0.4 + 0.4 * fraction, "sampling"),
+                **given,
+            )
+            order = drawn.log_probability.argsort(dim=1, descending=True, stable=True)
+            sampled = drawn.tokens.gather(1, order[..., None].expand_as(drawn.tokens))
+            tokens = torch.cat([tokens, sampled], dim=1)
+            log_probability = torch.cat([log_probability, drawn.log_probability.gather(1, order)], dim=1)
+        return tokens.cpu().numpy(), log_probability.float().cpu().numpy()
+
+    def _place(
+        self, rotation: np.ndarray, weak: np.ndarray, crop: Crop, focal_length: float, size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rotation (3, 3) and translation (3,) in the picture's camera of what the model said about the crop."""
+        centre = np.array([crop.x, crop.y])
+        if not self.reads_landmarks:
+            # The published models were trained with rotations of the picture's own camera.
+            return rotation, camera.weak_to_full(weak, centre, crop.side, focal_length, size)
+        view = camera.view_rotation(centre, focal_length, size)
+        ahead = camera.weak_to_full(weak, np.array(size) / 2, crop.side, focal_length, size)
+        return view @ rotation, view @ ahead
+
+    def _person(
+        self,
+        box: np.ndarray,
+        landmarks: np.ndarray,
+        landmarks_3d: np.ndarray,
+        tokens: np.ndarray,
+        log_probability: np.ndarray,
+        rotation: np.ndarray,
+        translation: np.ndarray,
+        fit: tuple[Crop, float, tuple[int, int]] | None = None,
+        anchor: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> Person:
+        """Decode the hypotheses and put them into the picture.
+
+        rotation (3, 3), translation (3,): of all hypotheses. fit: crop, focal length and picture size, to move each one
+        onto the landmarks. anchor: vertices (V, 3) and which of them (V,) bool must stay where they are; goes before.
+        """
+        canonical = self._decode(tokens)
+        count = len(tokens)
+        turned = canonical @ rotation.T.astype(np.float32)
+        translations = np.repeat(translation[None], count, axis=0)
+        if anchor is not None:
+            vertices, kept = anchor
+            translations = (vertices[kept].astype(np.float64) - turned[:, kept]).mean(axis=1)
+        elif fit is not None and self._can_fit:
+            crop, focal_length, size = fit
+            joints = self._joints(turned, "coco17")
+            seen = landmarks[list(COCO17_LANDMARKS)]
+            translations = camera.fit_translation(
+                joints, seen[:, :2], _trust(seen, size), translations, focal_length, size, LANDMARK_ERROR * crop.side
+            )
+        translations = translations.astype(np.float32)
+        vertices = turned + translations[:, None]
+        aligned = canonical if anchor is None else vertices
+        return Person(
+            box=np.asarray(box, np.float32),
+            landmarks=np.asarray(landmarks, np.float32),
+            landmarks_3d=np.asarray(landmarks_3d, np.float32),
+            tokens=tokens.astype(np.uint16),
+            log_probability=log_probability.astype(np.float32),
+            rotation=np.repeat(rotation[None].astype(np.float32), count, axis=0),
+            translation=translations,
+            vertices=vertices,
+            joints=self._joints(vertices, self._joint_set),
+            spread=np.sqrt(aligned.var(axis=0).sum(axis=-1)).astype(np.float32),
+        )
+
+    def _decode(self, tokens: np.ndarray) -> np.ndarray:
+        """Canonical vertices (N, V, 3) float32 of tokens (N, T)."""
+        with torch.no_grad():
+            parts = [
+                self.tokenizer.decode(torch.as_tensor(chunk.astype(np.int64), device=self.device)).float().cpu().numpy()
+                for chunk in np.array_split(tokens, range(DECODED_TOGETHER, len(tokens), DECODED_TOGETHER))
+            ]
+        return np.concatenate(parts)
+
+    def _joints(self, vertices: np.ndarray, name: str) -> np.ndarray:
+        with torch.no_grad():
+            return self.body.joints(torch.as_tensor(vertices, device=self.device), name).cpu().numpy()
+
+    # Checks ---------------------------------------------------------------------------------------------------------
+
+    def _check_sampling(self) -> None:
+        if not hasattr(self.model, "draw"):
+            raise ValueError(f"{self.card['name']} gives one answer and cannot sample: ask for 1 hypothesis")
+
+    def _check_person(self, person: Person, hypothesis: int) -> None:
+        if not 0 <= hypothesis < person.hypotheses:
+            raise ValueError(f"there is no hypothesis {hypothesis}: choose 0 to {person.hypotheses - 1}")
+        fits = (
+            person.tokens.shape[1] == self.tokenizer.token_count and person.vertices.shape[1] == self.body.vertex_count
+        )
+        if not fits or int(person.tokens.max(initial=0)) >= self.tokenizer.code_count:
+            raise ValueError("this result was made with another model: resample it with the model that made it")
+
+    def _part_numbers(self, keep: Sequence[str]) -> list[int]:
+        """Numbers of the body parts and groups of parts with these names."""
+        names = list(self.body.part_names)
+        wanted: list[str] = []
+        for name in keep:
+            if name not in names and name not in PART_GROUPS:
+                raise ValueError(f"there is no body part '{name}': choose from {', '.join([*PART_GROUPS, *names])}")
+            wanted += PART_GROUPS.get(name, (name,))
+        return sorted({names.index(name) for name in wanted})
+
+    def _meta(self, **settings: Any) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "model": self.card["name"],
+            "token_count": int(self.tokenizer.token_count),
+            "joint_set": self._joint_set,
+            "joint_names": list(self.body.regressor_names(self._joint_set)),
+            **settings,
+        }
+
+
+def _has_joints(body: Any, name: str) -> bool:
+    try:
+        body.regressor_names(name)
+    except (KeyError, ValueError):
+        return False
+    return True
+
+
+def _trust(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """How much each landmark (J, 3) counts when a body is placed: its visibility; little where it is extrapolated."""
+    inside = ((landmarks[:, :2] >= 0) & (landmarks[:, :2] <= np.array(size))).all(axis=1)
+    return np.clip(landmarks[:, 2], 0, 1) * np.where(inside, 1.0, 0.1)
+
+
+def _projected_box(vertices: np.ndarray, focal_length: float, size: tuple[int, int]) -> np.ndarray:
+    points = camera.project(vertices, focal_length, size)
+    return np.clip([*points.min(0), *points.max(0)], 0, [*size, *size]).astype(np.float32)
+
+
+def _person_seed(seed: int, person: int) -> int:
+    """The seed of one person's samples, unrelated between persons."""
+    digest = hashlib.blake2b(f"{int(seed)}/person {person}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 2
+
+
+def _focal_length(given: float | None, size: tuple[int, int]) -> float:
+    if given is None:
+        return camera.default_focal_length(size)
+    if not np.isfinite(given) or given <= 0:
+        raise ValueError(f"the focal length must be a positive number of pixels, not {given}")
+    return float(given)
+
+
+def _check(count: int, steps: int, temperature: float) -> None:
+    if count < 1:
+        raise ValueError(f"ask for at least 1, not {count}")
+    if steps < 1:
+        raise ValueError(f"sampling takes at least 1 step, not {steps}")
+    if not np.isfinite(temperature) or temperature < 0:
+        raise ValueError(f"the temperature must be 0 or more, not {temperature}")
+
+
+def _people_text(count: int) -> str:
+    return "no person found" if count == 0 else f"{count} {'person' if count == 1 else 'people'} found"
+
+
+def _no_progress(fraction: float, text: str) -> None:
+    """For callers that do not want to know."""
