@@ -1,0 +1,117 @@
+"""Keeps the state of the backend and carries out what its transitions ask for, on threads of its own.
+
+backend.configure(Settings(...))      # from the main thread, whenever preferences change
+client = backend.connect(cancelled)   # from a job's thread: starts or reaches the backend, waits, raises BackendError
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+from ...mega_backend.client import BackendError, Client
+from ...mega_backend.protocol import BodyTopology
+from . import state as s
+from .process import Process
+
+START_SECONDS = 300.0
+"""A first start loads a large library from a cold disk; longer than this is a fault."""
+
+
+class Backend:
+    """One backend, local or remote."""
+
+    def __init__(self, root: Path):
+        self.root, self.log = root, Path()
+        self._state = s.State()
+        self._changed = threading.Condition(threading.RLock())
+        self._process: Process | None = None
+        self._topology: BodyTopology | None = None
+        self.progress_text = ""
+
+    @property
+    def state(self) -> s.State:
+        return self._state
+
+    def configure(self, settings: s.Settings, log: Path) -> None:
+        self.log = log
+        self.post(s.Configured(settings))
+
+    def stop(self) -> None:
+        self.post(s.Stopped())
+
+    def post(self, event: s.Event) -> None:
+        """Apply an event from any thread."""
+        with self._changed:
+            self._state, effects = s.transition(self._state, event)
+            for effect in effects:
+                self._carry_out(effect)
+            self._changed.notify_all()
+
+    def connect(self, cancelled: threading.Event) -> Client:
+        """A client for a backend that answers. Raises BackendError with a sentence, also when `cancelled` is set."""
+        self.post(s.Wanted())
+        deadline = time.monotonic() + START_SECONDS
+        with self._changed:
+            while self._state.phase in (s.Phase.STARTING, s.Phase.CONNECTING):
+                if cancelled.is_set():
+                    raise BackendError("Cancelled.")
+                if time.monotonic() > deadline:
+                    self.post(s.Stopped())
+                    raise BackendError(f"The backend did not start within {START_SECONDS:.0f} s; see {self.log}.")
+                self._changed.wait(0.2)
+            if self._state.phase is not s.Phase.READY:
+                raise BackendError(self._state.text or "The backend was stopped.")
+            return Client(self._state.url, self._state.token)
+
+    def topology(self, client: Client) -> BodyTopology:
+        """The body of this backend, kept while it stays the same."""
+        self._topology = client.body(self._topology)
+        return self._topology
+
+    def lost(self, text: str) -> None:
+        """A request found nobody: a remote backend counts as failed, a local one is watched anyway."""
+        self.post(s.NoAnswer(text))
+
+    def _carry_out(self, effect: s.Effect) -> None:
+        match effect:
+            case s.StopProcess():
+                process, self._process = self._process, None
+                if process is not None:
+                    process.stop()
+            case s.StartProcess(settings):
+                self._start(settings)
+            case s.AskHealth(url, token):
+                threading.Thread(target=self._ask, args=(url, token), name="mega-health", daemon=True).start()
+
+    def _start(self, settings: s.Settings) -> None:
+        holder: list[Process] = []
+
+        def on_exit(code: int | None, why: str) -> None:
+            with self._changed:
+                # A process that was replaced or stopped on purpose has nothing more to say.
+                if holder and self._process is holder[0]:
+                    self.post(s.ProcessExited(code, why))
+
+        def on_line(line: str) -> None:
+            self.progress_text = line
+
+        try:
+            self._process = Process(
+                settings,
+                self.root,
+                self.log,
+                lambda url, token: self.post(s.ProcessReady(url, token)),
+                on_exit,
+                on_line,
+            )
+            holder.append(self._process)
+        except OSError as error:
+            self.post(s.ProcessExited(None, f"{settings.python} cannot be run ({error.strerror})"))
+
+    def _ask(self, url: str, token: str) -> None:
+        try:
+            self.post(s.Answered(Client(url, token).health()))
+        except BackendError as error:
+            self.post(s.NoAnswer(str(error)))

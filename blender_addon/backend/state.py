@@ -1,0 +1,169 @@
+"""The life of the connection to a backend, as a pure function: transition(state, event) → (state, effects).
+
+    OFF ──Wanted──▶ STARTING ──ProcessReady──▶ CONNECTING ──Answered──▶ READY
+                        ▲                                                 │
+                        └────────────── ProcessExited, once ──────────────┘
+
+A remote backend goes from OFF to CONNECTING. Whatever fails ends in FAILED with a sentence; the next Wanted tries
+again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+
+class Phase(Enum):
+    OFF = "not started"
+    MISSING = "not set up"
+    STARTING = "starting"
+    CONNECTING = "connecting"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose. `url` empty means a local backend, run by `python`."""
+
+    url: str = ""
+    token: str = ""
+    python: str = ""
+    device: str = "cpu"
+    model: str = "default"
+
+    @property
+    def remote(self) -> bool:
+        return bool(self.url)
+
+
+@dataclass(frozen=True)
+class State:
+    settings: Settings = Settings()
+    phase: Phase = Phase.OFF
+    url: str = ""
+    token: str = ""
+    health: dict[str, Any] | None = None
+    text: str = ""
+    restarts: int = 0
+
+    @property
+    def device(self) -> str:
+        return str((self.health or {}).get("device", ""))
+
+
+# Events ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Configured:
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Somebody needs the backend."""
+
+
+@dataclass(frozen=True)
+class ProcessReady:
+    url: str
+    token: str
+
+
+@dataclass(frozen=True)
+class ProcessExited:
+    code: int | None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Answered:
+    health: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NoAnswer:
+    text: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """The user, or the end of Blender, stops the backend."""
+
+
+Event = Configured | Wanted | ProcessReady | ProcessExited | Answered | NoAnswer | Stopped
+
+# Effects --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StartProcess:
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class StopProcess:
+    pass
+
+
+@dataclass(frozen=True)
+class AskHealth:
+    url: str
+    token: str
+
+
+Effect = StartProcess | StopProcess | AskHealth
+
+MISSING_TEXT = "No backend is set up; open the add-on's preferences and press Set Up Backend, or connect to one."
+
+
+def transition(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
+    """What an event makes of a state, and what has to be done about it."""
+    match event:
+        case Configured(settings) if settings != state.settings:
+            return State(settings), (StopProcess(),)
+        case Wanted() if state.phase in (Phase.OFF, Phase.MISSING, Phase.FAILED):
+            return _begin(replace(state, restarts=0))
+        case ProcessReady(url, token) if state.phase is Phase.STARTING:
+            ready = replace(state, phase=Phase.CONNECTING, url=url, token=token, text="")
+            return ready, (AskHealth(url, token),)
+        case Answered(health) if state.phase is Phase.CONNECTING:
+            return replace(state, phase=Phase.READY, health=health, text=""), ()
+        case NoAnswer(text) if state.phase in (Phase.CONNECTING, Phase.READY):
+            if state.phase is Phase.CONNECTING or state.settings.remote:
+                return replace(state, phase=Phase.FAILED, text=text, health=None), _stop(state)
+            return state, ()  # a local backend that is gone is noticed by its process
+        case ProcessExited(code, text):
+            return _exited(state, code, text)
+        case Stopped():
+            return State(state.settings), (StopProcess(),)
+    return state, ()
+
+
+def _begin(state: State) -> tuple[State, tuple[Effect, ...]]:
+    settings = state.settings
+    if settings.remote:
+        state = replace(state, phase=Phase.CONNECTING, url=settings.url, token=settings.token, text="")
+        return state, (AskHealth(settings.url, settings.token),)
+    if not settings.python:
+        return replace(state, phase=Phase.MISSING, text=MISSING_TEXT), ()
+    return replace(state, phase=Phase.STARTING, text="", health=None), (StartProcess(settings),)
+
+
+def _stop(state: State) -> tuple[Effect, ...]:
+    return () if state.settings.remote else (StopProcess(),)
+
+
+def _exited(state: State, code: int | None, text: str) -> tuple[State, tuple[Effect, ...]]:
+    if state.settings.remote or state.phase in (Phase.OFF, Phase.MISSING, Phase.FAILED):
+        return state, ()
+    if state.phase is Phase.READY and code == 0:
+        return State(state.settings), ()  # idle for long: it starts again when needed
+    if state.phase is Phase.READY and state.restarts == 0:
+        again, effects = _begin(replace(state, restarts=1))
+        return replace(again, text="The backend stopped unexpectedly and is started again."), effects
+    why = text or f"exit code {code}"
+    return replace(state, phase=Phase.FAILED, health=None, text=f"The backend does not run: {why}"), ()

@@ -1,0 +1,140 @@
+"""Work that never blocks the interface: a generator runs on a thread, its events wait until the main thread takes them.
+
+A job does not touch bpy. In the window an operator polls `take` from a timer; in background mode it iterates over
+`run` directly: the same work, in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..mega_backend.client import BackendError, Stopped, Stream
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is, 0 to 1, and what it is doing."""
+
+    fraction: float
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Something did not work. `about` names the picture where only that one is concerned and the job goes on."""
+
+    text: str
+    about: str = ""
+
+
+class Job:
+    """One piece of work: `work(job)` yields events."""
+
+    def __init__(self, title: str, work: Callable[[Job], Iterator[Any]]):
+        self.title, self._work = title, work
+        self.cancelled = threading.Event()
+        self.fraction, self.text, self.started = 0.0, "", time.monotonic()
+        self.finished = False
+        self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._stream: Stream | None = None
+
+    def start(self) -> None:
+        threading.Thread(target=self._run_on_thread, name="mega-job", daemon=True).start()
+
+    def cancel(self) -> None:
+        """Stop as soon as possible; the backend stops too. What was received already is kept."""
+        self.cancelled.set()
+        if self._stream is not None:
+            self._stream.close()
+
+    @contextlib.contextmanager
+    def streaming(self, stream: Stream) -> Iterator[Stream]:
+        """While this lasts, cancelling the job closes the stream."""
+        self._stream = stream
+        try:
+            if self.cancelled.is_set():
+                stream.close()
+            yield stream
+        finally:
+            stream.close()
+            self._stream = None
+
+    def run(self) -> Iterator[Any]:
+        """The events, on the calling thread. A failure of all of it is the last event."""
+        try:
+            for event in self._work(self):
+                self._note(event)
+                yield event
+                if self.cancelled.is_set():
+                    return
+        except Stopped:
+            return
+        except BackendError as error:
+            if not self.cancelled.is_set():
+                yield Failed(str(error))
+
+    def take(self, most: int) -> list[Any]:
+        """At most so many of the events that have arrived."""
+        events = []
+        while len(events) < most:
+            try:
+                events.append(self._events.get_nowait())
+            except queue.Empty:
+                break
+        return events
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will come."""
+        return self.finished and self._events.empty()
+
+    @property
+    def seconds_left(self) -> float | None:
+        """An estimate from the progress so far; None while there is too little of it."""
+        elapsed = time.monotonic() - self.started
+        if self.fraction < 0.05 or elapsed < 1:
+            return None
+        return elapsed * (1 - self.fraction) / self.fraction
+
+    def _note(self, event: Any) -> None:
+        if isinstance(event, Progress):
+            self.fraction, self.text = event.fraction, event.text
+
+    def _run_on_thread(self) -> None:
+        try:
+            for event in self.run():
+                if not isinstance(event, Progress):
+                    self._events.put(event)
+        except Exception as error:
+            # A fault of ours must show in the interface rather than leave a job that never ends.
+            self._events.put(Failed(f"{type(error).__name__}: {error}"))
+            raise
+        finally:
+            self.finished = True
+
+
+class Board:
+    """The jobs that run now, for the panel to show."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+
+    def add(self, job: Job) -> None:
+        self.jobs.append(job)
+
+    def remove(self, job: Job) -> None:
+        if job in self.jobs:
+            self.jobs.remove(job)
+
+    def cancel_all(self) -> None:
+        for job in self.jobs:
+            job.cancel()
+
+
+board = Board()

@@ -1,0 +1,30 @@
+"""One file per action."""
+
+from __future__ import annotations
+
+import bpy
+
+from . import backend, hypotheses, recover
+
+CLASSES = (
+    recover.MEGA_OT_recover,
+    recover.MEGA_OT_choose_picture,
+    recover.MEGA_OT_cancel,
+    hypotheses.MEGA_OT_step,
+    hypotheses.MEGA_OT_keep,
+    hypotheses.MEGA_OT_keyframe,
+    backend.MEGA_OT_test_backend,
+    backend.MEGA_OT_stop_backend,
+    backend.MEGA_OT_preferences,
+    recover.MEGA_FH_pictures,
+)
+
+
+def register() -> None:
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+
+
+def unregister() -> None:
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

@@ -1,0 +1,121 @@
+"""An operator that runs a job: modal in the window, synchronous in background mode; the same code either way.
+
+A subclass builds the job and takes its events. It finishes as one undo step; Esc stops it and keeps what has arrived.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bpy
+
+from ...mega_backend.client import BackendError
+from .. import session
+from ..jobs import Failed, Job, Progress, board
+
+INTERVAL = 0.05
+"""Seconds between two looks at what has arrived; one event is taken at a time, so that drawing goes on in between."""
+
+
+class JobOperator:
+    """Mix in before bpy.types.Operator."""
+
+    bl_options = {"UNDO"}
+
+    def make_job(self, context: bpy.types.Context) -> Job:
+        """The job. Raises BackendError or ValueError with a sentence where it cannot begin."""
+        raise NotImplementedError
+
+    def receive(self, context: bpy.types.Context, event: Any) -> None:
+        """Take one event on the main thread."""
+        raise NotImplementedError
+
+    def anything(self) -> bool:
+        """Whether there is a result: an operator without one leaves no undo step."""
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """What to report at the end."""
+        raise NotImplementedError
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        try:
+            self._job = self.make_job(context)
+        except (BackendError, ValueError) as error:
+            self.report({"ERROR"}, str(error))
+            return {"CANCELLED"}
+        self._problems: list[str] = []
+        if bpy.app.background:
+            return self._in_background(context)
+        board.add(self._job)
+        self._job.start()
+        self._timer = context.window_manager.event_timer_add(INTERVAL, window=context.window)
+        context.window_manager.modal_handler_add(self)
+        return {"RUNNING_MODAL"}
+
+    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        if event.type == "ESC" and event.value == "PRESS":
+            self._job.cancel()
+            return {"RUNNING_MODAL"}
+        if event.type != "TIMER":
+            return {"PASS_THROUGH"}
+        for arrived in self._job.take(1):
+            self._take(context, arrived)
+        self._status(context)
+        if not self._job.done:
+            return {"PASS_THROUGH"}
+        context.window_manager.event_timer_remove(self._timer)
+        board.remove(self._job)
+        session.redraw()
+        context.workspace.status_text_set(None)
+        return self._end(cancelled=self._job.cancelled.is_set())
+
+    def cancel(self, _context: bpy.types.Context) -> None:
+        """Blender ends the operator itself: its window closes, another file is opened."""
+        self._job.cancel()
+        board.remove(self._job)
+
+    def _in_background(self, context: bpy.types.Context) -> set[str]:
+        shown = None
+        for event in self._job.run():
+            if isinstance(event, Progress):
+                line = f"mega: {event.fraction:4.0%} {event.text}"
+                if line != shown:
+                    print(line, flush=True)
+                shown = line
+            else:
+                self._take(context, event)
+        return self._end(cancelled=False)
+
+    def _take(self, context: bpy.types.Context, event: Any) -> None:
+        if isinstance(event, Failed):
+            self.problem(event.text)
+        else:
+            self.receive(context, event)
+
+    def problem(self, text: str) -> None:
+        """Something did not work; the job goes on."""
+        self._problems.append(text)
+        # A report of an error ends the operator where a script called it, so that it waits for the end there.
+        if not bpy.app.background:
+            self.report({"ERROR"}, text)
+
+    def _status(self, context: bpy.types.Context) -> None:
+        left = self._job.seconds_left
+        rest = f", about {left:.0f} s left" if left is not None else ""
+        context.workspace.status_text_set(
+            f"{self._job.title}: {self._job.fraction:.0%} {self._job.text}{rest}  (Esc stops)"
+        )
+
+    def _end(self, cancelled: bool) -> set[str]:
+        nothing = not self.anything()
+        if self._problems and bpy.app.background:
+            self.report({"ERROR"} if nothing else {"WARNING"}, " ".join(self._problems))
+        if nothing:
+            if cancelled:
+                self.report({"INFO"}, "Stopped")
+            elif not self._problems:
+                self.report({"WARNING"}, self.summary())
+            return {"CANCELLED"}
+        self.report({"INFO"}, ("Stopped: " if cancelled else "") + self.summary())
+        return {"FINISHED"}

@@ -1,0 +1,93 @@
+"""The sidebar tab MEGA. It shows and asks; everything is done by operators."""
+
+from __future__ import annotations
+
+import bpy
+
+from . import session
+from .backend.state import Phase
+from .jobs import board
+from .scene import hypotheses
+
+
+class SidebarPanel:
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "MEGA"
+
+
+class MEGA_PT_recover(SidebarPanel, bpy.types.Panel):
+    bl_idname = "MEGA_PT_recover"
+    bl_label = "Recover"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, settings = self.layout, context.scene.mega
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        row = layout.row(align=True)
+        row.prop(settings, "picture", text="Picture")
+        layout.prop(settings, "hypotheses")
+        layout.prop(settings, "seed")
+        button = layout.row()
+        button.scale_y = 1.5
+        button.operator("mega.recover", icon="OUTLINER_OB_ARMATURE")
+        for index, job in enumerate(board.jobs):
+            row = layout.row(align=True)
+            row.progress(factor=job.fraction, type="BAR", text=f"{job.title} {job.text}".strip())
+            row.operator("mega.cancel", text="", icon="X").index = index
+        text, icon = session.status()
+        row = layout.row()
+        row.label(text=text, icon=icon)
+        if session.backend.state.phase in (Phase.MISSING, Phase.FAILED):
+            layout.operator("mega.preferences", icon="PREFERENCES")
+
+
+class MEGA_PT_sampling(SidebarPanel, bpy.types.Panel):
+    bl_idname = "MEGA_PT_sampling"
+    bl_label = "Sampling"
+    bl_parent_id = "MEGA_PT_recover"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, settings = self.layout, context.scene.mega
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        layout.prop(settings, "steps")
+        layout.prop(settings, "temperature")
+
+
+class MEGA_PT_person(SidebarPanel, bpy.types.Panel):
+    bl_idname = "MEGA_PT_person"
+    bl_label = "Person"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        person = context.active_object
+        return person is not None and person.type == "MESH" and person.mega.is_person
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, person = self.layout, context.active_object
+        count = hypotheses.count(person)
+        column = layout.column(align=True)
+        column.enabled = count > 1
+        column.label(text=f"Alternative {min(person.mega.hypothesis, count - 1) + 1} of {count}")
+        row = column.row(align=True)
+        row.operator("mega.step", text="", icon="TRIA_LEFT").step = -1
+        row.prop(person.mega, "hypothesis", text="")
+        row.operator("mega.step", text="", icon="TRIA_RIGHT").step = 1
+        row = column.row(align=True)
+        row.operator("mega.keep", icon="CHECKMARK")
+        row.operator("mega.keyframe", icon="KEY_HLT", text="Keyframe")
+
+
+CLASSES = (MEGA_PT_recover, MEGA_PT_sampling, MEGA_PT_person)
+
+
+def register() -> None:
+    for cls in CLASSES:
+        bpy.utils.register_class(cls)
+
+
+def unregister() -> None:
+    for cls in reversed(CLASSES):
+        bpy.utils.unregister_class(cls)

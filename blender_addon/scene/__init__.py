@@ -1,0 +1,1 @@
+"""Results → Blender data: objects, shape keys, keyframes, camera, background. All bpy data code, and Blender's axes."""
