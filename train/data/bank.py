@@ -1,0 +1,144 @@
+"""A bank of bodies prepared once: what training needs of each, so that a step poses and encodes nothing.
+
+Tokens describe canonical meshes, which no camera changes: one prepared body serves any number of synthetic views.
+
+    python -m train.data.bank --mocap FOLDER --count 100000 -o bank.pt
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mega_backend.body import Body
+from mega_backend.rotations import matrix_from_6d, sixd_from_matrix
+from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE
+from train.data.bodies import BodySampler
+
+
+@dataclass
+class Bank:
+    """N bodies. Everything canonical: root rotation removed, the mesh's mean vertex at the origin; metres.
+
+    rotations (N, J, 6) float16 and shape (N, S) float16: the pose, for `Body.skin`. root (N, 3, 3): its root rotation.
+    landmarks (N, 33, 3), joints (N, 22, 3): MediaPipe's landmarks and the 22 usual joints.
+    tokens (N, T) int16 and latents (N, T, D) float16 of a tokenizer, or None before `tokenise`.
+    """
+
+    rotations: Tensor
+    shape: Tensor
+    root: Tensor
+    landmarks: Tensor
+    joints: Tensor
+    tokens: Tensor | None = None
+    latents: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.root)
+
+    def save(self, path: str | Path) -> None:
+        """Write all arrays to one file."""
+        torch.save({field.name: getattr(self, field.name) for field in fields(self)}, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Bank:
+        """Read what `save` wrote."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no bank of bodies at {path}: make one with `python -m train.data.bank`")
+        return cls(**torch.load(path, weights_only=True))
+
+    def part(self, start: int, stop: int) -> Bank:
+        """The bodies start…stop - 1."""
+        return Bank(*(None if (a := getattr(self, f.name)) is None else a[start:stop] for f in fields(self)))
+
+    def posed(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """World rotations (n, J, 3, 3) and shape (n, S) of the bodies start…stop - 1, as `Body.skin` takes them."""
+        return matrix_from_6d(self.rotations[start:stop].float()), self.shape[start:stop].float()
+
+
+@torch.no_grad()
+def build(sampler: BodySampler, count: int, generator: torch.Generator, chunk: int = 1000) -> Bank:
+    """Sample `count` bodies and work out their landmarks and joints."""
+    body = sampler.body
+    parts = []
+    for start in tqdm(range(0, count, chunk), desc="bodies"):
+        drawn = sampler.sample(min(chunk, count - start), generator)
+        # Through the stored precision first, so that tokens made later belong to exactly these landmarks.
+        six, shape = sixd_from_matrix(drawn["rotations"]).half(), drawn["shape"].half()
+        rotations, exact = matrix_from_6d(six.float()), shape.float()
+        upright = rotations[:, :1].mT @ rotations
+        centre = body.centre(upright, exact)[:, None]
+        landmarks = body.skin_joints(upright, exact, "mediapipe33") - centre
+        joints = body.skin_joints(upright, exact, "body22") - centre
+        parts.append((six, shape, rotations[:, 0], landmarks, joints))
+    return Bank(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def tokenise(bank: Bank, body: Body, tokenizer: MeshVQVAE, chunk: int = 500) -> Bank:
+    """The bank with tokens and latents of the tokenizer; only the vertices that it convolves are posed."""
+    posing = body.subset(tokenizer.points) if tokenizer.lifted else body
+    device = next(tokenizer.parameters()).device
+    posing = posing.to(device)
+    tokens, latents = [], []
+    for start in tqdm(range(0, len(bank), chunk), desc="tokens"):
+        rotations, shape = bank.posed(start, start + chunk)
+        latent = tokenizer.encode_points(posing.canonical_skin(rotations.to(device), shape.to(device)))
+        tokens.append(tokenizer.quantise(latent)[0].to(torch.int16).cpu())
+        latents.append(latent.half().cpu())
+    return Bank(
+        bank.rotations, bank.shape, bank.root, bank.landmarks, bank.joints, torch.cat(tokens), torch.cat(latents)
+    )
+
+
+@torch.no_grad()
+def surface(bank: Bank, body: Body, count: int = 256, chunk: int = 1000) -> Bank:
+    """The bank with evenly spread surface points as its latents (N, count, 3), metres: before a tokenizer exists.
+
+    A regressor to them has learnt nearly all that one to the tokenizer's latents needs.
+    """
+    rest = body.rest(torch.zeros(1, body.shape_count))[0][0]
+    chosen = [int(rest[:, 1].argmax())]
+    nearest = torch.full((len(rest),), torch.inf)
+    while len(chosen) < count:
+        nearest = torch.minimum(nearest, (rest - rest[chosen[-1]]).norm(dim=-1))
+        chosen.append(int(nearest.argmax()))
+    posing = body.subset(torch.tensor(chosen))
+    starts = tqdm(range(0, len(bank), chunk), desc="surface")
+    points = torch.cat([posing.canonical_skin(*bank.posed(start, start + chunk)).half() for start in starts])
+    return replace(bank, tokens=None, latents=points)
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description="Prepare bodies to train on.")
+    cli.add_argument("--mocap", type=Path, required=True, help="folder of motion capture")
+    cli.add_argument("--split", default="train", choices=("train", "val", "test"))
+    cli.add_argument("--count", type=int, default=100_000)
+    cli.add_argument("--seed", type=int, default=0)
+    cli.add_argument("--tokenizer", type=Path, help="model folder whose tokenizer encodes the bodies")
+    cli.add_argument("--surface", type=int, help="instead of a tokenizer's latents: so many points of the surface")
+    cli.add_argument("--bodies", type=Path, help="an earlier bank: encode its bodies instead of drawing new ones")
+    cli.add_argument("-o", "--output", type=Path, required=True)
+    args = cli.parse_args()
+    body = Body.bundled()
+    if args.bodies:
+        bank = Bank.load(args.bodies)
+    else:
+        sampler = BodySampler(body.subset(torch.arange(1)), args.split, args.mocap)
+        bank = build(sampler, args.count, torch.Generator().manual_seed(args.seed))
+    if args.tokenizer:
+        from mega_backend import checkpoint
+
+        bank = tokenise(bank, body, checkpoint.load(args.tokenizer).tokenizer)
+    elif args.surface:
+        bank = surface(bank, body, args.surface)
+    bank.save(args.output)
+
+
+if __name__ == "__main__":
+    main()
