@@ -129,7 +129,7 @@ class Client:
         return self.stream(protocol.request(values, **arrays))
 
     def resample(self, person: dict[str, np.ndarray], values: protocol.ResampleParameters) -> Stream:
-        """Other hypotheses of one person (its arrays, without vertices) with parts kept."""
+        """Other hypotheses of one person (`protocol.PERSON_STATE`, one hypothesis) with parts kept."""
         return self.stream(protocol.request(values, **person))
 
     def random(self, values: protocol.RandomParameters) -> Stream:

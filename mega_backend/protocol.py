@@ -171,17 +171,20 @@ class RecoverParameters(Sampling):
     hypotheses: int = _bounded(5, 1, 1000)
 
 
-PERSON_STATE: Final = ("box", "landmarks", "landmarks_3d", "tokens", "log_probability", "rotation", "translation")
-"""The arrays of a person that are enough to go on from; vertices and joints follow from them."""
+PERSON_STATE: Final = ("box", "landmarks", "landmarks_3d", "tokens", "log_probability", "rotation", "translation",
+                       "vertices")  # fmt: skip
+"""The arrays of a person from which it can be sampled again; the others follow from them."""
 
 
 @dataclass(frozen=True)
 class ResampleParameters(Sampling):
-    """`POST /resample`: the arrays of one person (`PERSON_STATE`); `keep` names the body parts to leave as they are."""
+    """`POST /resample`: one hypothesis of a person (`PERSON_STATE`, N = 1); `keep` names the parts to leave alone.
+
+    A model that looks at pictures itself also needs `picture`, as in `RecoverParameters`.
+    """
 
     hypotheses: int = _bounded(5, 1, 1000)
     keep: tuple[str, ...] = ()
-    hypothesis: int = _bounded(0, 0, 999)
     focal_length: float = _bounded(1000.0, 1e-3, 1e9)
     picture_width: int = _bounded(1, 1, 1 << 20)
     picture_height: int = _bounded(1, 1, 1 << 20)

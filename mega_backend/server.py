@@ -220,11 +220,14 @@ def recover_work(values: RecoverParameters, picture: np.ndarray, boxes: np.ndarr
     return work
 
 
-def resample_work(values: ResampleParameters, recovery: Recovery) -> Work:
+def resample_work(values: ResampleParameters, recovery: Recovery, picture: np.ndarray | None) -> Work:
+    """Other hypotheses of one person; a model that looks at the picture itself needs it again."""
+
     def work(recoverer: Any, progress: Progress) -> Iterator[Message]:
+        extra = {} if picture is None else {"picture": picture}
         again = recoverer.resample(
-            recovery, keep=list(values.keep), hypothesis=values.hypothesis, hypotheses=values.hypotheses,
-            seed=values.seed, steps=values.steps, temperature=values.temperature, progress=progress,
+            recovery, keep=list(values.keep), hypotheses=values.hypotheses, seed=values.seed, steps=values.steps,
+            temperature=values.temperature, progress=progress, **extra,
         )  # fmt: skip
         yield from result_messages(again)
 
@@ -242,7 +245,7 @@ def random_work(values: RandomParameters) -> Work:
 
 
 def recovery_of(values: ResampleParameters, message: Message) -> Recovery:
-    """The result with one person that a resampling request is about: what was found and sampled, without the meshes.
+    """The result with one person and one hypothesis that a resampling request is about.
 
     Raises ProtocolError where its arrays do not belong together.
     """
@@ -250,11 +253,10 @@ def recovery_of(values: ResampleParameters, message: Message) -> Recovery:
     missing = [name for name in protocol.PERSON_STATE if name not in arrays]
     if missing:
         raise ProtocolError(f"To sample a person again its {missing[0]!r} is needed.")
-    count = len(arrays["tokens"]) if arrays["tokens"].ndim else 0
-    state = {name: arrays[name] for name in protocol.PERSON_STATE}
-    none = np.zeros((count, 0, 3), np.float32)
+    state = {name: arrays[name].astype(np.uint16 if name == "tokens" else np.float32) for name in protocol.PERSON_STATE}
+    vertices = state["vertices"].shape[1] if state["vertices"].ndim == 3 else 0
     try:
-        person = Person(**state, vertices=none, joints=none, spread=np.zeros(0, np.float32))
+        person = Person(**state, joints=np.zeros((1, 0, 3), np.float32), spread=np.zeros(vertices, np.float32))
     except ResultError as error:
         raise ProtocolError(_sentence(error)) from error
     size = (values.picture_width, values.picture_height)
@@ -298,6 +300,16 @@ def create_app(recoverer: Any, *, token: str = "", loopback: bool = True, limits
     app.state.worker = worker
     app.add_middleware(Gate, token=token, loopback=loopback)
 
+    async def decoded(data: np.ndarray | None) -> np.ndarray:
+        """A picture that was sent as the bytes of a file; few at a time, for each may need much memory."""
+        if data is None or data.dtype != np.uint8 or data.ndim != 1:
+            raise ProtocolError("'picture' must hold the bytes of a picture file (uint8).")
+        async with decoding:
+            try:
+                return await asyncio.to_thread(pictures.read, data.tobytes(), limits.pixels)
+            except pictures.PictureError as error:
+                raise HTTPException(422, _sentence(error)) from error
+
     @app.exception_handler(ProtocolError)
     async def _(_: Request, error: ProtocolError) -> JSONResponse:
         return JSONResponse({"detail": _sentence(error)}, 422)
@@ -337,14 +349,7 @@ def create_app(recoverer: Any, *, token: str = "", loopback: bool = True, limits
         values = protocol.parameters(RecoverParameters, message.fields)
         _at_most("hypotheses", values.hypotheses, limits.hypotheses)
         boxes = _boxes(message, limits)
-        data = message.arrays.get("picture")
-        if data is None or data.dtype != np.uint8 or data.ndim != 1:
-            raise ProtocolError("'picture' must hold the bytes of a picture file (uint8).")
-        async with decoding:
-            try:
-                picture = await asyncio.to_thread(pictures.read, data.tobytes(), limits.pixels)
-            except pictures.PictureError as error:
-                raise HTTPException(422, _sentence(error)) from error
+        picture = await decoded(message.arrays.get("picture"))
         return await _answer(worker, request, recover_work(values, picture, boxes))
 
     @app.post("/resample", response_class=StreamingResponse, openapi_extra=openapi)
@@ -353,7 +358,8 @@ def create_app(recoverer: Any, *, token: str = "", loopback: bool = True, limits
         message = await _message(request, "resample", limits)
         values = protocol.parameters(ResampleParameters, message.fields)
         _at_most("hypotheses", values.hypotheses, limits.hypotheses)
-        return await _answer(worker, request, resample_work(values, recovery_of(values, message)))
+        picture = await decoded(message.arrays["picture"]) if "picture" in message.arrays else None
+        return await _answer(worker, request, resample_work(values, recovery_of(values, message), picture))
 
     @app.post("/random", response_class=StreamingResponse, openapi_extra=openapi)
     async def random(request: Request) -> Response:

@@ -64,7 +64,8 @@ class FakeRecoverer:
         offsets = np.array([[0.6 * (2 * i - people + 1), 0.1 * i, 8.0 + i] for i in range(people)])
         return self._recovery((width, height), focal, offsets, hypotheses, seed)
 
-    def resample(self, recovery, keep=(), hypothesis=0, hypotheses=5, seed=0, steps=5, temperature=1.0, progress=None):
+    def resample(self, recovery, keep=(), hypothesis=0, hypotheses=5, seed=0, steps=5, temperature=1.0, progress=None,
+                 picture=None):  # fmt: skip
         self._work(steps, progress)
         offsets = np.stack([person.translation[hypothesis] for person in recovery.people])
         return self._recovery(recovery.picture_size, recovery.focal_length, offsets, hypotheses, seed)
