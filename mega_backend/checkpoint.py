@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .files import atomic_write
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -115,12 +117,12 @@ def save(folder: str | os.PathLike, config: Mapping[str, Any], state: Mapping[st
     state : tensors named ``body.*``, ``tokenizer.*``, ``model.*``; floats are stored in the configured precision.
     """
     import torch
-    from safetensors.torch import save as serialise
+    from safetensors.torch import save_file
 
     config = dict(config)
     check_config(config)
     precision = getattr(torch, config.get("precision", "float32"))
-    tensors = {}
+    tensors, seen = {}, set()
     for name, tensor in state.items():
         if name.partition(".")[0] not in PARTS:
             raise CheckpointError(f"{name!r} belongs to no part of a model folder: names start with {', '.join(PARTS)}")
@@ -130,16 +132,22 @@ def save(folder: str | os.PathLike, config: Mapping[str, Any], state: Mapping[st
             tensor = tensor.to(precision)
             if finite and not torch.isfinite(tensor).all():
                 raise CheckpointError(f"{name!r} has values too large for {precision}: save it as float32")
-        # A copy of its own: safetensors refuses tensors that share memory.
-        tensors[name] = tensor.clone(memory_format=torch.contiguous_format)
+        tensor = tensor.contiguous()
+        # safetensors refuses tensors that share memory: all but the first get their own.
+        memory = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
     # Written beside and then renamed, so that an interrupted save leaves the old folder whole.
-    for name, data in ((WEIGHTS, serialise(tensors, metadata={"format": "pt"})), (CONFIG, text.encode())):
-        scratch = folder / f".{name}.{os.getpid()}"
-        scratch.write_bytes(data)
-        scratch.replace(folder / name)
+    scratch = folder / f".{WEIGHTS}.{os.getpid()}"
+    try:
+        save_file(tensors, scratch, metadata={"format": "pt"})
+        scratch.replace(folder / WEIGHTS)
+    finally:
+        scratch.unlink(missing_ok=True)
+    atomic_write(folder / CONFIG, lambda stream: stream.write(text.encode()))
     return folder
 
 
@@ -186,7 +194,7 @@ def build(part: str, config: Mapping[str, Any] | None) -> Any:
     options = dict(config)
     try:
         if part == "tokenizer":
-            from .tokenizer import MeshVQVAE
+            from .tokenizer.mesh_vqvae import MeshVQVAE
 
             return MeshVQVAE.from_config(options)
         kind = options.pop("kind")
@@ -213,7 +221,13 @@ def build(part: str, config: Mapping[str, Any] | None) -> Any:
 
 def fill(module: nn.Module | None, state: Mapping[str, torch.Tensor], where: str) -> None:
     """Copy ``state`` into ``module``; names and shapes must match exactly, floats are widened to the module's."""
-    expected = {} if module is None else dict(module.state_dict())
+    compare({} if module is None else module.state_dict(), state, where)
+    if module is not None:
+        module.load_state_dict(state, strict=True)
+
+
+def compare(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], where: str) -> None:
+    """Raise CheckpointError unless ``state`` has exactly the names and shapes of ``expected``."""
     if missing := sorted(set(expected) - set(state)):
         raise CheckpointError(f"{where} lacks {_listing(missing)}")
     if leftover := sorted(set(state) - set(expected)):
@@ -223,8 +237,6 @@ def fill(module: nn.Module | None, state: Mapping[str, torch.Tensor], where: str
             raise CheckpointError(
                 f"{where}: {name} has shape {tuple(state[name].shape)}, the configuration says {tuple(target.shape)}"
             )
-    if module is not None:
-        module.load_state_dict({name: value for name, value in state.items()}, strict=True)
 
 
 def _listing(names: list[str], most: int = 8) -> str:
