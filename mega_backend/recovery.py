@@ -38,26 +38,25 @@ class Recoverer:
     """A loaded model and everything one does with it.
 
     Attributes:
-        body, tokenizer, model: the parts, torch modules on `device`.
+        body, tokenizer, model: the parts, torch modules on `device`; None where the model folder lacks one. Such a
+            folder loads, so that what is there can be used, but has nobody to recover.
         card: what the model is: name, kinds, provenance (JSON-able).
     """
 
     def __init__(self, loaded: checkpoint.Loaded, device: str | torch.device = "cpu") -> None:
-        missing = [name for name in ("body", "tokenizer", "model") if getattr(loaded, name) is None]
-        if missing:
-            raise checkpoint.CheckpointError(
-                f"the model folder '{loaded.folder}' holds no {' and no '.join(missing)}: add it with `mega import`"
-            )
-        self.body, self.tokenizer, self.model = loaded.body.to(device), loaded.tokenizer, loaded.model
+        self.body = None if loaded.body is None else loaded.body.to(device)
+        self.tokenizer, self.model = loaded.tokenizer, loaded.model
         self.device = torch.device(device)
+        self.folder = loaded.folder
+        kinds = {part: (loaded.config[part] or {}).get("kind") for part in ("body", "model")}
         self.card: dict[str, Any] = {
             "name": loaded.config["name"],
-            "body": loaded.config["body"]["kind"],
-            "model": loaded.config["model"]["kind"],
+            **kinds,
             "provenance": loaded.config["provenance"],
         }
-        self._joint_set = next(name for name in JOINT_SETS if _has_joints(self.body, name))
-        self._can_fit = _has_joints(self.body, "coco17")
+        if self.body is not None:
+            self._joint_set = next(name for name in JOINT_SETS if _has_joints(self.body, name))
+            self._can_fit = _has_joints(self.body, "coco17")
 
     @classmethod
     def load(cls, model: str | os.PathLike = "default", device: str | torch.device = "cpu") -> "Recoverer":
@@ -103,6 +102,7 @@ class Recoverer:
             ValueError: an argument makes no sense; the message says what to do.
         """
         progress = progress or _no_progress
+        self._check_complete()
         _check(hypotheses, steps, temperature)
         if hypotheses > 1:
             self._check_sampling()
@@ -166,6 +166,7 @@ class Recoverer:
             others: as for `recover`. Hypothesis 0 of the result is the likeliest completion, the others are samples.
         """
         progress = progress or _no_progress
+        self._check_complete()
         _check(hypotheses, steps, temperature)
         self._check_sampling()
         kept_parts = self._part_numbers(keep)
@@ -223,6 +224,7 @@ class Recoverer:
         Person n depends on the seed and n alone. Their landmarks are all zero: nobody saw them in a picture.
         """
         progress = progress or _no_progress
+        self._check_complete()
         _check(count, steps, temperature)
         self._check_sampling()
         progress(0.0, "sampling")
@@ -403,6 +405,13 @@ class Recoverer:
             return self.body.joints(torch.as_tensor(vertices, device=self.device), name).cpu().numpy()
 
     # Checks ---------------------------------------------------------------------------------------------------------
+
+    def _check_complete(self) -> None:
+        missing = [name for name in ("body", "tokenizer", "model") if getattr(self, name) is None]
+        if missing:
+            raise checkpoint.CheckpointError(
+                f"the model folder '{self.folder}' holds no {' and no '.join(missing)}: add it with `mega import`"
+            )
 
     def _check_sampling(self) -> None:
         if not hasattr(self.model, "draw"):
