@@ -18,7 +18,7 @@ from tqdm import tqdm
 from mega_backend.body import Body
 from mega_backend.rotations import matrix_from_6d, sixd_from_matrix
 from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE
-from train.data.bodies import BodySampler
+from train.data.bodies import BodySampler, held_out
 
 
 @dataclass
@@ -62,21 +62,25 @@ class Bank:
 
 
 @torch.no_grad()
+def prepare(body: Body, rotations: Tensor, shape: Tensor) -> Bank:
+    """Landmarks and joints of bodies: world rotations (N, J, 3, 3) and shape (N, S), as `Body.skin` takes them."""
+    # Through the stored precision first, so that tokens made later belong to exactly these landmarks.
+    six, shape = sixd_from_matrix(rotations).half(), shape.half()
+    rotations, exact = matrix_from_6d(six.float()), shape.float()
+    upright = rotations[:, :1].mT @ rotations
+    centre = body.centre(upright, exact)[:, None]
+    landmarks = body.skin_joints(upright, exact, "mediapipe33") - centre
+    joints = body.skin_joints(upright, exact, "body22") - centre
+    return Bank(six.cpu(), shape.cpu(), rotations[:, 0].cpu(), landmarks.cpu(), joints.cpu())
+
+
 def build(sampler: BodySampler, count: int, generator: torch.Generator, chunk: int = 1000) -> Bank:
-    """Sample `count` bodies and work out their landmarks and joints."""
-    body = sampler.body
+    """Sample `count` bodies and prepare them."""
     parts = []
     for start in tqdm(range(0, count, chunk), desc="bodies"):
         drawn = sampler.sample(min(chunk, count - start), generator)
-        # Through the stored precision first, so that tokens made later belong to exactly these landmarks.
-        six, shape = sixd_from_matrix(drawn["rotations"]).half(), drawn["shape"].half()
-        rotations, exact = matrix_from_6d(six.float()), shape.float()
-        upright = rotations[:, :1].mT @ rotations
-        centre = body.centre(upright, exact)[:, None]
-        landmarks = body.skin_joints(upright, exact, "mediapipe33") - centre
-        joints = body.skin_joints(upright, exact, "body22") - centre
-        parts.append((six, shape, rotations[:, 0], landmarks, joints))
-    return Bank(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+        parts.append(prepare(sampler.body, drawn["rotations"], drawn["shape"]))
+    return Bank(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Bank)[:5]))
 
 
 @torch.no_grad()
@@ -118,6 +122,7 @@ def main() -> None:
     cli = argparse.ArgumentParser(description="Prepare bodies to train on.")
     cli.add_argument("--mocap", type=Path, required=True, help="folder of motion capture")
     cli.add_argument("--split", default="train", choices=("train", "val", "test"))
+    cli.add_argument("--held-out", choices=("mocap", "synthetic"), help="the fixed set of this kind, nothing random")
     cli.add_argument("--count", type=int, default=100_000)
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--tokenizer", type=Path, help="model folder whose tokenizer encodes the bodies")
@@ -126,10 +131,16 @@ def main() -> None:
     cli.add_argument("-o", "--output", type=Path, required=True)
     args = cli.parse_args()
     body = Body.bundled()
+    # Landmarks and joints are exact on any subset of the vertices.
+    joints_only = body.subset(torch.arange(1))
     if args.bodies:
         bank = Bank.load(args.bodies)
+    elif args.held_out:
+        bank = prepare(
+            joints_only, **held_out(joints_only, args.mocap, args.split, args.count, args.held_out, args.seed)
+        )
     else:
-        sampler = BodySampler(body.subset(torch.arange(1)), args.split, args.mocap)
+        sampler = BodySampler(joints_only, args.split, args.mocap)
         bank = build(sampler, args.count, torch.Generator().manual_seed(args.seed))
     if args.tokenizer:
         from mega_backend import checkpoint
