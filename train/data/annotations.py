@@ -12,9 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
+from mega_backend import foreign
+from mega_backend.checkpoint import CheckpointError
 from train.data.smpl import GENDERS
 
 # The 24 annotated joints of training files, and the 17 of them that are used: `J24[J17]` are Human3.6M's.
@@ -90,9 +93,9 @@ def read(path: str | Path) -> Annotations:
     if not path.is_file():
         raise AnnotationError(f"No dataset file at {path}: give the path of an .npz file.")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in _FIELDS if name in file.files}
-    except (OSError, ValueError) as error:
+        file = foreign.Archive(path)
+        arrays = {name: np.asarray(file[name]) for name in _FIELDS if name in file}
+    except (CheckpointError, OSError, BadZipFile) as error:
         raise AnnotationError(f"{path} cannot be read as a dataset: {error}") from error
     table = _evaluation(path, arrays) if "root_orient" in arrays else _training(path, arrays)
     usable = (table.side > 0) & np.isfinite(table.side) & np.isfinite(table.centre).all(1)

@@ -1,7 +1,7 @@
 """SMPL and SMPL-H bodies for training and evaluation: model files of the user, posed in batches on the device.
 
-The files are the released ones in NumPy's format (`SMPL_NEUTRAL.npz`, SMPL-H's `neutral/model.npz`); nothing is
-downloaded. Poses follow the papers' data: 21 body joints as axis-angle, hands flat, 10 betas.
+The files are the released ones (`SMPL_NEUTRAL.pkl` or `.npz`, SMPL-H's `neutral/model.npz`), read without running any
+code in them; nothing is downloaded. Poses follow the papers' data: 21 body joints as axis-angle, hands flat, 10 betas.
 """
 
 from __future__ import annotations
@@ -11,57 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from smplx.lbs import lbs
 from torch import Tensor, nn
 
-from mega_backend.rotations import matrix_from_axis_angle
+from mega_backend import foreign
+from mega_backend.checkpoint import CheckpointError
+from mega_backend.smpl import SMPLBody, read
 
 GENDERS = ("neutral", "male", "female")
 BETAS = 10
 BODY_JOINTS = 21
-_NEEDED = ("v_template", "shapedirs", "posedirs", "J_regressor", "weights", "kintree_table", "f")
 
 
 class ModelFileError(ValueError):
     """A body model file or joint regressor that cannot be used; the message says which and why."""
-
-
-class _Model(nn.Module):
-    """The arrays of one model file as buffers, in the layout of `smplx.lbs`."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        arrays = _read(path)
-        vertices, joints = len(arrays["v_template"]), arrays["kintree_table"].shape[1]
-        posedirs = arrays["posedirs"]
-        parents = arrays["kintree_table"][0].astype(np.int64)
-        parents[0] = -1
-        values = {
-            "v_template": arrays["v_template"],
-            "shapedirs": arrays["shapedirs"][..., :BETAS],
-            "posedirs": posedirs.reshape(vertices * 3, posedirs.shape[-1]).T,
-            "joint_regressor": arrays["J_regressor"],
-            "weights": arrays["weights"],
-        }
-        for name, value in values.items():
-            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(value, np.float32)), persistent=False)
-        self.register_buffer("parents", torch.from_numpy(parents), persistent=False)
-        self.register_buffer("faces", torch.from_numpy(arrays["f"].astype(np.int64)), persistent=False)
-        self.joint_count = joints
-
-    def pose(self, pose: Tensor, betas: Tensor) -> Tensor:
-        matrices = matrix_from_axis_angle(pose)
-        return lbs(
-            betas,
-            matrices,
-            self.v_template,
-            self.shapedirs,
-            self.posedirs,
-            self.joint_regressor,
-            self.parents,
-            self.weights,
-            pose2rot=False,
-        )[0]
 
 
 class SmplBodies(nn.Module):
@@ -86,12 +48,12 @@ class SmplBodies(nn.Module):
         unknown = sorted(set(models) - set(GENDERS))
         if unknown or not models:
             raise ModelFileError(f"Body models are given per gender ({', '.join(GENDERS)}), not for {unknown}.")
-        self.models = nn.ModuleDict({gender: _Model(Path(models[gender])) for gender in GENDERS if gender in models})
-        sizes = {gender: len(model.v_template) for gender, model in self.models.items()}
+        self.models = nn.ModuleDict({gender: _load(Path(models[gender])) for gender in GENDERS if gender in models})
+        sizes = {gender: model.vertex_count for gender, model in self.models.items()}
         if len(set(sizes.values())) > 1:
             raise ModelFileError(f"The body models have different numbers of vertices: {sizes}.")
         first = next(iter(self.models.values()))
-        self.vertex_count = len(first.v_template)
+        self.vertex_count = first.vertex_count
         self.register_buffer("faces", first.faces, persistent=False)
         self.register_buffer("smpl24", first.joint_regressor[:24], persistent=False)
         self.h36m: Tensor | None
@@ -114,10 +76,7 @@ class SmplBodies(nn.Module):
         for code in gender.unique().tolist():
             rows = (gender == code).nonzero()[:, 0]
             model = self.models[GENDERS[code]]
-            full = pose.new_zeros(len(rows), model.joint_count, 3)
-            full[:, 0] = root[rows]
-            full[:, 1 : BODY_JOINTS + 1] = pose[rows, : 3 * BODY_JOINTS].unflatten(1, (BODY_JOINTS, 3))
-            result[rows] = model.pose(full, betas[rows, :BETAS])
+            result[rows] = model.posed(pose[rows, : 3 * BODY_JOINTS], betas[rows, :BETAS], root[rows])
         return result
 
     def canonical(self, pose: Tensor, betas: Tensor, gender: Tensor) -> Tensor:
@@ -148,19 +107,14 @@ def load_h36m(path: str | Path, vertex_count: int) -> Tensor:
     return torch.from_numpy(matrix[list(H36M_TO_ANNOTATED)].astype(np.float32))
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _load(path: Path) -> SMPLBody:
     if not path.is_file():
-        raise ModelFileError(f"No body model at {path}: give the path of a released SMPL or SMPL-H .npz file.")
-    if path.suffix != ".npz":
-        raise ModelFileError(
-            f"{path} is no .npz file: save the model's arrays with numpy.savez, or take the .npz release."
-        )
+        raise ModelFileError(f"No body model at {path}: give the path of a released SMPL or SMPL-H file.")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if missing := [name for name in _NEEDED if name not in file.files]:
-                raise ModelFileError(f"{path} is no SMPL model: it lacks {', '.join(missing)}.")
-            return {name: file[name] for name in _NEEDED}
-    except (OSError, ValueError) as error:
-        if isinstance(error, ModelFileError):
-            raise
+        config, state = read(foreign.read_mapping(path), str(path))
+    except (CheckpointError, OSError) as error:
         raise ModelFileError(f"{path} cannot be read as a body model: {error}") from error
+    config.pop("kind")
+    body = SMPLBody.from_config(config)
+    body.load_state_dict(state)
+    return body
