@@ -1,0 +1,274 @@
+"""Results as files for other programs: Wavefront .obj, binary glTF .glb, Stanford .ply, and our own .npz.
+
+Camera coordinates are turned into these formats' usual axes, x right, y up, z towards the viewer: the camera of
+the picture sits at the origin and looks along −z, as glTF's cameras do.
+"""
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from . import __version__
+from .files import OutputError, atomic_write
+from .protocol import BodyTopology
+from .result import Person, Recovery
+
+FORMATS = (".npz", ".obj", ".glb", ".ply")
+_TO_Y_UP = np.array([1, -1, -1], np.float32)
+
+
+def save(recovery: Recovery, path: str | os.PathLike, topology: BodyTopology | None = None) -> list[Path]:
+    """Write a result in the format that the name's ending says.
+
+    .npz holds everything. .glb holds a mesh for each person with the alternatives as morph targets. .obj and .ply know
+    no alternatives: OUT.obj holds everybody's first hypothesis, OUT_2.obj… the further ones.
+
+    Args:
+        topology: quads and UVs of the body; without it, meshes are plain triangles.
+
+    Returns:
+        The files written.
+
+    Raises:
+        OutputError: unknown ending, or the file cannot be written.
+    """
+    path = Path(path)
+    check_format(path)
+    ending = path.suffix.lower()
+    if ending == ".npz":
+        return [recovery.save(path)]
+    if ending == ".glb":
+        return [atomic_write(path, lambda stream: write_glb(recovery, stream, topology))]
+    write = write_obj if ending == ".obj" else write_ply
+    written = []
+    for hypothesis in range(max((person.hypotheses for person in recovery.people), default=1)):
+        name = path if hypothesis == 0 else path.with_name(f"{path.stem}_{hypothesis + 1}{path.suffix}")
+        written.append(atomic_write(name, lambda stream, h=hypothesis: write(recovery, stream, topology, h)))
+    return written
+
+
+def check_format(path: str | os.PathLike) -> None:
+    """Raise OutputError unless the name's ending is one of `FORMATS`."""
+    if Path(path).suffix.lower() not in FORMATS:
+        raise OutputError(f"'{path}' must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Smooth normals (…, V, 3) float32 of meshes (…, V, 3) with triangles (F, 3): area-weighted, unit length."""
+    vertices = np.asarray(vertices, np.float32)
+    flat = vertices.reshape(-1, *vertices.shape[-2:])
+    result = np.empty_like(flat)
+    for mesh, out in zip(flat, result, strict=True):
+        a, b, c = (mesh[faces[:, corner]] for corner in range(3))
+        across = np.cross(b - a, c - a)
+        for axis in range(3):
+            total = np.zeros(len(mesh))
+            for corner in range(3):
+                total += np.bincount(faces[:, corner], across[:, axis], len(mesh))
+            out[:, axis] = total
+        out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+    return result.reshape(vertices.shape)
+
+
+def write_obj(recovery: Recovery, stream: BinaryIO, topology: BodyTopology | None = None, hypothesis: int = 0) -> None:
+    """One hypothesis of everybody as Wavefront text, an object for each person, quads and UVs where they are known."""
+    faces = recovery.faces if topology is None else topology.quads
+    uv = None if topology is None or not len(topology.uv) else topology.uv
+    lines = [f"# MEGA Mesh Recovery {__version__}, metres, y up\n"]
+    if uv is not None:
+        lines.append(_rows("vt %.6f %.6f\n", uv))
+    base = 1
+    for number, person in enumerate(recovery.people, 1):
+        vertices = person.vertices[min(hypothesis, person.hypotheses - 1)]
+        normals = vertex_normals(vertices, recovery.faces)
+        lines.append(f"o person_{number}\n")
+        lines.append(_rows("v %.6f %.6f %.6f\n", vertices * _TO_Y_UP))
+        lines.append(_rows("vn %.4f %.4f %.4f\n", normals * _TO_Y_UP))
+        lines.append("s 1\n")
+        corners = faces + base
+        if uv is None:
+            lines.append(_rows("f" + " %d//%d" * faces.shape[1] + "\n", np.repeat(corners, 2, axis=1)))
+        else:
+            triples = np.stack([corners, topology.face_uv + 1, corners], axis=-1).reshape(len(faces), -1)
+            lines.append(_rows("f" + " %d/%d/%d" * faces.shape[1] + "\n", triples))
+        base += len(vertices)
+    stream.write("".join(lines).encode())
+
+
+def _rows(form: str, array: np.ndarray) -> str:
+    """Every row of an array through a format; one big format is much faster than many small ones."""
+    return (form * len(array)) % tuple(array.ravel().tolist())
+
+
+def write_ply(recovery: Recovery, stream: BinaryIO, topology: BodyTopology | None = None, hypothesis: int = 0) -> None:
+    """One hypothesis of everybody as binary PLY: positions, normals, spread (metres) and the person's number."""
+    layout = [(name, "<f4") for name in ("x", "y", "z", "nx", "ny", "nz", "spread")] + [("person", "<u1")]
+    faces = recovery.faces if topology is None else topology.quads
+    tables, all_faces, base = [], [], 0
+    for number, person in enumerate(recovery.people, 1):
+        vertices = person.vertices[min(hypothesis, person.hypotheses - 1)]
+        table = np.zeros(len(vertices), layout)
+        normals = vertex_normals(vertices, recovery.faces)
+        for axis, name in enumerate("xyz"):
+            table[name] = vertices[:, axis] * _TO_Y_UP[axis]
+            table[f"n{name}"] = normals[:, axis] * _TO_Y_UP[axis]
+        table["spread"], table["person"] = person.spread, number
+        tables.append(table)
+        all_faces.append(faces + base)
+        base += len(vertices)
+    corners = faces.shape[1]
+    face_table = np.zeros(len(faces) * len(tables), [("count", "u1"), ("corners", "<i4", (corners,))])
+    if tables:
+        face_table["count"], face_table["corners"] = corners, np.concatenate(all_faces)
+    header = ["ply", "format binary_little_endian 1.0", f"comment MEGA Mesh Recovery {__version__}, metres, y up"]
+    header += [
+        f"element vertex {base}",
+        *(f"property float {name}" for name, _ in layout[:-1]),
+        "property uchar person",
+    ]
+    header += [f"element face {len(face_table)}", "property list uchar int vertex_indices", "end_header\n"]
+    stream.write("\n".join(header).encode())
+    for table in [*tables, face_table]:
+        stream.write(table.tobytes())
+
+
+def write_glb(recovery: Recovery, stream: BinaryIO, topology: BodyTopology | None = None) -> None:
+    """Binary glTF 2.0: a node and mesh for each person, the alternatives as morph targets, and the picture's camera.
+
+    Spread lies in the vertex attribute `_SPREAD` (metres); the picture's size, focal length and `meta` in `extras`.
+    """
+    builder = _Gltf()
+    origin, triangles, uv = _split_at_seams(recovery.faces, topology)
+    for number, person in enumerate(recovery.people, 1):
+        builder.add_person(f"person_{number}", person, recovery.faces, origin, triangles, uv)
+    width, height = recovery.picture_size
+    fields = {"yfov": 2 * np.arctan2(height / 2, recovery.focal_length), "aspectRatio": width / height, "znear": 0.01}
+    builder.add_camera({name: float(value) for name, value in fields.items()})
+    extras = {
+        "picture_size": list(recovery.picture_size),
+        "focal_length": float(recovery.focal_length),
+        "meta": recovery.meta,
+    }
+    stream.write(builder.binary(extras))
+
+
+def _split_at_seams(
+    faces: np.ndarray, topology: BodyTopology | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """glTF wants one UV per vertex: vertices on UV seams are doubled.
+
+    Returns:
+        origin (W,): the body's vertex that each written vertex is; triangles (F, 3) of written vertices; uv (W, 2) or
+        None.
+    """
+    if topology is None or not len(topology.uv):
+        return np.arange(int(faces.max(initial=-1)) + 1), faces, None
+    pairs = np.stack([topology.quads, topology.face_uv], axis=-1).reshape(-1, 2)
+    unique, index = np.unique(pairs, axis=0, return_inverse=True)
+    corners = index.reshape(topology.quads.shape)
+    fan = [corners[:, [0, i, i + 1]] for i in range(1, corners.shape[1] - 1)]
+    uv = topology.uv[unique[:, 1]].copy()
+    uv[:, 1] = 1 - uv[:, 1]  # glTF counts v from the top
+    return unique[:, 0], np.concatenate(fan), uv
+
+
+class _Gltf:
+    """Collects a glTF document and its one binary buffer."""
+
+    FLOAT, UINT32 = 5126, 5125
+    VERTEX_BUFFER, INDEX_BUFFER = 34962, 34963
+    TYPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.document: dict = {
+            "asset": {"version": "2.0", "generator": f"MEGA Mesh Recovery {__version__}"},
+            "scene": 0,
+            "scenes": [{"nodes": []}],
+            "nodes": [],
+            "bufferViews": [],
+            "accessors": [],
+        }
+
+    def accessor(self, array: np.ndarray, target: int, bounds: bool = False) -> int:
+        array = np.ascontiguousarray(array, "<u4" if target == self.INDEX_BUFFER else "<f4")
+        columns = 1 if array.ndim == 1 else array.shape[1]
+        views, accessors = self.document["bufferViews"], self.document["accessors"]
+        views.append({"buffer": 0, "byteOffset": len(self.data), "byteLength": array.nbytes, "target": target})
+        self.data += array.tobytes()  # all element sizes are multiples of four bytes: views stay aligned
+        kind = self.UINT32 if target == self.INDEX_BUFFER else self.FLOAT
+        entry = {"bufferView": len(views) - 1, "componentType": kind, "count": len(array), "type": self.TYPES[columns]}
+        if bounds:
+            entry |= {"min": array.min(axis=0).tolist(), "max": array.max(axis=0).tolist()}
+        accessors.append(entry)
+        return len(accessors) - 1
+
+    def node(self, fields: dict) -> None:
+        self.document["nodes"].append(fields)
+        self.document["scenes"][0]["nodes"].append(len(self.document["nodes"]) - 1)
+
+    def add_camera(self, perspective: dict) -> None:
+        self.document["cameras"] = [{"type": "perspective", "perspective": perspective}]
+        self.node({"name": "picture", "camera": 0})
+
+    def add_person(
+        self,
+        name: str,
+        person: Person,
+        faces: np.ndarray,
+        origin: np.ndarray,
+        triangles: np.ndarray,
+        uv: np.ndarray | None,
+    ) -> None:
+        if "materials" not in self.document:
+            surface = {"baseColorFactor": [0.72, 0.72, 0.75, 1.0], "metallicFactor": 0.0, "roughnessFactor": 0.7}
+            self.document["materials"] = [{"name": "skin", "pbrMetallicRoughness": surface}]
+        # Each person's node stands where its body's middle is, so that turning the node turns the body in place.
+        meshes = person.vertices * _TO_Y_UP
+        middle = meshes[0].mean(axis=0)
+        meshes = (meshes - middle)[:, origin]
+        normals = (vertex_normals(person.vertices, faces) * _TO_Y_UP)[:, origin]
+        attributes = {
+            "POSITION": self.accessor(meshes[0], self.VERTEX_BUFFER, bounds=True),
+            "NORMAL": self.accessor(normals[0], self.VERTEX_BUFFER),
+            "_SPREAD": self.accessor(person.spread[origin], self.VERTEX_BUFFER),
+        }
+        if uv is not None:
+            attributes["TEXCOORD_0"] = self.accessor(uv, self.VERTEX_BUFFER)
+        primitive = {
+            "attributes": attributes,
+            "indices": self.accessor(triangles.ravel(), self.INDEX_BUFFER),
+            "material": 0,
+        }
+        mesh = {"name": name, "primitives": [primitive]}
+        if len(meshes) > 1:
+            primitive["targets"] = [
+                {
+                    "POSITION": self.accessor(shape - meshes[0], self.VERTEX_BUFFER, bounds=True),
+                    "NORMAL": self.accessor(normal - normals[0], self.VERTEX_BUFFER),
+                }
+                for shape, normal in zip(meshes[1:], normals[1:], strict=True)
+            ]
+            mesh["weights"] = [0.0] * (len(meshes) - 1)
+            mesh["extras"] = {"targetNames": [f"alternative_{number}" for number in range(1, len(meshes))]}
+        self.document.setdefault("meshes", []).append(mesh)
+        fields = {"name": name, "mesh": len(self.document["meshes"]) - 1, "translation": middle.tolist()}
+        self.node(fields | {"extras": {"log_probability": person.log_probability.tolist()}})
+
+    def binary(self, extras: dict) -> bytes:
+        document = self.document | {"extras": extras}
+        if self.data:
+            document["buffers"] = [{"byteLength": len(self.data)}]
+        else:
+            # glTF forbids empty lists.
+            document = {name: value for name, value in document.items() if name not in ("bufferViews", "accessors")}
+        text = json.dumps(document, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 4)
+        chunks = struct.pack("<I4s", len(text), b"JSON") + text
+        if self.data:
+            chunks += struct.pack("<I4s", len(self.data), b"BIN\0") + bytes(self.data)
+        return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
