@@ -1,7 +1,8 @@
 """A whole result: a collection named after the picture, with an empty that holds the camera and the people.
 
-The empty's place puts the people's feet on the floor and the first person over the world's origin; moving or tilting
-it moves all of them together, so that the camera keeps matching.
+The empty's place puts the people's feet on the floor, the first person over the world's x axis, and all of it beside
+what the scene has already, so that the camera sees nothing else. Moving or tilting it moves all of them together: the
+camera keeps matching.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import bpy
 import numpy as np
+from mathutils import Vector
 
 from ...mega_backend.protocol import BodyTopology, Message
 from . import axes, camera, person
@@ -74,9 +76,31 @@ class Importer:
         points = axes.to_blender(arrays["vertices"][0])
         floor = -float(points[:, 2].min())
         if not self.objects:
-            root.location = (-made.location.x, -made.location.y, floor)
+            depth = float(made.location.y)
+            root[HALF_WIDTH] = depth * self._size[0] / (2 * self._focal_length)
+            free = _free_place(bpy.data.scenes[self.scene], {made, root})
+            place = 0.0 if free is None else free + root[HALF_WIDTH]
+            root.location = (place - made.location.x * (free is None), -depth, floor)
             view = bpy.data.scenes[self.scene].camera
-            view.data.clip_end = max(view.data.clip_end, 4 * float(made.location.y))
+            view.data.clip_end = max(view.data.clip_end, 4 * depth)
         root.location.z = max(root.location.z, floor)
         self.objects.append(made.name)
         return made
+
+
+HALF_WIDTH = "mega_half_width"
+"""On a root: half the width of what its camera sees, at the first person's distance, in metres."""
+MARGIN = 0.5
+
+
+def _free_place(scene: bpy.types.Scene, new: set[bpy.types.Object]) -> float | None:
+    """The x beyond which the scene has nothing that could stand in a camera's way; None where it has nothing at all."""
+    taken = []
+    for each in scene.objects:
+        if each in new:
+            continue
+        if HALF_WIDTH in each:
+            taken.append(each.location.x + each[HALF_WIDTH])
+        elif each.type in ("MESH", "CURVE", "SURFACE", "META", "FONT", "CURVES", "VOLUME") and each.visible_get():
+            taken += [(each.matrix_world @ Vector(corner)).x for corner in each.bound_box]
+    return max(taken) + MARGIN if taken else None
