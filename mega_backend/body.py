@@ -1,7 +1,8 @@
 """A body: rest shapes, a skeleton, linear blend skinning, faces, UVs, parts and joint regressors.
 
-Everything comes from one small file (`assets/anny/body.npz`, written by `python -m train.export_body`) and needs NumPy and
-torch alone. Body space: metres, Y up, facing +Z, left = +X. Shape coefficients have mean 0 and variance 1 over the population.
+Everything comes from one small file (`assets/anny/body.npz`, written by `python -m train.export_body`) and needs
+NumPy and torch alone. Body space: metres, Y up, facing +Z, left = +X. Shape coefficients have mean 0 and variance 1
+over the population.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ REGRESSORS = ("coco17", "body22", "mediapipe33")
 
 @dataclass(frozen=True)
 class Regressor:
-    """Joints as sparse weighted sums of vertices: `weights` and `vertices` (N), `rows` (N) the joint each belongs to."""
+    """Joints as sparse weighted sums of vertices: `weights` and `vertices` (N), and `rows` (N), their joints."""
 
     names: tuple[str, ...]
     rows: Tensor
@@ -42,7 +43,8 @@ class Body(nn.Module):
         joint_names, parents (list, −1 for the root): the skeleton. mirror_joints: the joint on the other side.
         shape_count: number of shape coefficients S.
         vertex_indices (V) int64: which vertices of the full body these are.
-        shape_bank (N, S), phenotype_bank (N, P), phenotype_names: people sampled from the population, ordered at random.
+        shape_bank (N, S), phenotype_bank (N, P), phenotype_names: people sampled from the population, in random
+        order.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
@@ -132,7 +134,7 @@ class Body(nn.Module):
         return len(self.parents)
 
     def _prepare_moments(self) -> None:
-        """What the posed mean vertex and the posed regressed joints need, so that subsets and fast paths have them exactly.
+        """What the posed mean vertex and regressed joints need, so that subsets and fast paths have them exactly.
 
         A weighted sum of vertices Σ_v a_v Σ_j w_vj (R_j x_v + t_j) is Σ_j (R_j m_j + u_j t_j) with the moments
         m_j = Σ_v a_v w_vj x_v (linear in the shape) and u_j = Σ_v a_v w_vj: no vertex has to be posed.
@@ -171,7 +173,7 @@ class Body(nn.Module):
     def t_pose(self, heads: Tensor) -> Tensor:
         """World rotations (B, J, 3, 3) that take the rest pose with joint heads (B, J, 3) to the T-pose.
 
-        Down each limb, the smallest rotation that takes the bone to ±X (arms) or −Y (legs); spine, clavicles and feet stay.
+        Down each limb, the smallest rotation that takes the bone to ±X (arms) or −Y (legs); the rest stays.
         """
         identity = torch.eye(3, dtype=heads.dtype, device=heads.device).expand(len(heads), 3, 3)
         rotations = [identity] * self.joint_count
@@ -206,8 +208,8 @@ class Body(nn.Module):
         """Posed vertices (B, V, 3): linear blend skinning.
 
         Args:
-            rotations: (B, J, 3, 3) world rotations from the T-pose that faces +Z (the identity), in body axes; joint 0 is the
-                root, whose head stays where the rest shape has it.
+            rotations: (B, J, 3, 3) world rotations from the T-pose that faces +Z (the identity), in body axes; joint
+            0 is the root, whose head stays where the rest shape has it.
             shape: (B, S) coefficients.
         """
         turned, translation = self._transforms(rotations, shape)
@@ -229,12 +231,12 @@ class Body(nn.Module):
         return self._summed(self._moment_rows["centre"], rotations, shape)[:, 0]
 
     def skin_joints(self, rotations: Tensor, shape: Tensor, name: str) -> Tensor:
-        """Posed joints (B, K, 3) of a regressor without posing the mesh; equals `joints(skin(…), name)`, also of a subset."""
+        """Posed joints (B, K, 3) of a regressor without posing the mesh: `joints(skin(…), name)`, also of a subset."""
         self._check(name)
         return self._summed(self._moment_rows[name], rotations, shape)
 
     def canonical_skin(self, rotations: Tensor, shape: Tensor) -> Tensor:
-        """Canonical vertices (B, V, 3): the root turned back, the full mesh's mean vertex at the origin; exact for subsets."""
+        """Canonical vertices (B, V, 3): root turned back, the full mesh's mean at the origin; exact for subsets."""
         upright = rotations[:, :1].transpose(-1, -2) @ rotations
         return self.skin(upright, shape) - self.centre(upright, shape)[:, None]
 

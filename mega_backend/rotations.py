@@ -1,7 +1,7 @@
 """Rotations as batched torch functions: matrices, quaternions (w, x, y, z), six numbers, axis and angle.
 
-Matrices act on column vectors. *World* rotations of a skeleton turn each joint's frame from the T-pose to the pose, in the
-body's axes; *local* ones do so relative to the parent joint, so that world[j] = world[parent[j]] @ local[j].
+Matrices act on column vectors. *World* rotations of a skeleton turn each joint's frame from the T-pose to the pose,
+in the body's axes; *local* ones do so relative to the parent joint, so that world[j] = world[parent[j]] @ local[j].
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def matrix_from_quaternion(quaternion: Tensor) -> Tensor:
 def quaternion_from_matrix(matrix: Tensor) -> Tensor:
     """Unit quaternions (…, 4) with w ≥ 0 of rotations (…, 3, 3).
 
-    Takes, of the four ways to write the quaternion, the one that divides by its largest component (Shepperd's method).
+    Takes, of the four ways to write the quaternion, the one that divides by its largest component (Shepperd's
+    method).
     """
     m = matrix
     trace = m[..., 0, 0] + m[..., 1, 1] + m[..., 2, 2]
@@ -141,7 +142,7 @@ def about_axis(axis: int, angle: Tensor) -> Tensor:
 
 
 def smallest_between(first: Tensor, second: Tensor) -> Tensor:
-    """The smallest rotation (…, 3, 3) that takes the direction `first` (…, 3) to `second` (…, 3); not for opposite ones."""
+    """The smallest rotation (…, 3, 3) from direction `first` (…, 3) to `second` (…, 3); not for opposite ones."""
     first, second = functional.normalize(first, dim=-1), functional.normalize(second, dim=-1)
     cross, cosine = torch.linalg.cross(first, second), (first * second).sum(-1, keepdim=True)
     # q = (1 + cos, cross), normalised, is the half-way construction of the quaternion.
@@ -155,7 +156,7 @@ def random_matrices(count: int, generator: torch.Generator) -> Tensor:
 
 
 def world_from_local(local: Tensor, parents: Sequence[int]) -> Tensor:
-    """World rotations (…, J, 3, 3) of a skeleton from local ones; parents come before their children, −1 is the root."""
+    """World rotations (…, J, 3, 3) of a skeleton from local ones; parents before children, −1 for the root's."""
     world: list[Tensor] = []
     for joint, parent in enumerate(parents):
         world.append(local[..., joint, :, :] if parent < 0 else world[parent] @ local[..., joint, :, :])

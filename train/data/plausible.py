@@ -22,8 +22,10 @@ _GROUPS = ("torso", "head", "left_arm", "right_arm", "left_thigh", "right_thigh"
 # Groups that may not run into each other; thighs only with their lower halves.
 _PAIRS = (
     ("torso", "left_arm"), ("torso", "right_arm"), ("head", "left_arm"), ("head", "right_arm"),
-    ("left_arm", "right_arm"), ("left_arm", "left_thigh"), ("left_arm", "right_thigh"), ("right_arm", "left_thigh"), ("right_arm", "right_thigh"),
-    ("left_arm", "left_shank"), ("left_arm", "right_shank"), ("right_arm", "left_shank"), ("right_arm", "right_shank"),
+    ("left_arm", "right_arm"), ("left_arm", "left_thigh"), ("left_arm", "right_thigh"), ("right_arm", "left_thigh"),
+    ("right_arm", "right_thigh"),
+    ("left_arm", "left_shank"), ("left_arm", "right_shank"), ("right_arm", "left_shank"), ("right_arm",
+    "right_shank"),
     ("left_thigh", "right_thigh"), ("left_shank", "right_shank"), ("left_shank", "right_thigh"),
     ("left_thigh", "right_shank"), ("torso", "left_shank"), ("torso", "right_shank"), ("torso", "left_thigh"),
     ("torso", "right_thigh"), ("head", "left_thigh"), ("head", "right_thigh"), ("head", "left_shank"),

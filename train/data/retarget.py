@@ -1,7 +1,7 @@
 """Retarget the usual 22 joints to the skeleton of a `Body`.
 
-Both have the same T-pose, so a bone's world rotation is that of its joint. Bones between two joints get half of the way, and the
-upper halves of arms and thighs half of the twist, so that skin turns smoothly along a limb.
+Both have the same T-pose, so a bone's world rotation is that of its joint. Bones between two joints get half of the
+way, and the upper halves of arms and thighs half of the twist, so that skin turns smoothly along a limb.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from train.data.mocap import JOINTS, PARENTS
 
 _AXIS = {"arm": 0, "leg": 1}
 FINGERS = tuple(f"finger{finger}-{segment}" for finger in range(1, 6) for segment in (1, 2))
-# A hand at rest: how far thumb, index … little finger are bent beyond Anny's rest hand, radians, first and second joint.
+# A hand at rest: how far thumb to little finger are bent beyond Anny's rest hand, radians, two joints each.
 RELAXED = (0.1, 0.1, 0.15, 0.25, 0.2, 0.3, 0.25, 0.35, 0.3, 0.4)
 
 
@@ -90,7 +90,7 @@ class Retargeter:
             position = {name: turned[at["wrist"]] @ heads[0, index] for name, index in at.items()}
             across = position["finger5-1"] - position["finger2-1"]
             along = position["finger3-1"] - position["wrist"]
-            # Bending carries the fingers from `along` to the palm's side: about `across` on the left, against it on the right.
+            # Bending carries the fingers from `along` to the palm's side: about `across` on the left hand.
             sign = 1.0 if side == "L" else -1.0
             bend = sign * torch.nn.functional.normalize(across, dim=0)
             palm = torch.linalg.cross(bend, torch.nn.functional.normalize(along, dim=0))
@@ -104,8 +104,8 @@ class Retargeter:
     def __call__(self, local: Tensor, fingers: Tensor | None = None) -> Tensor:
         """World rotations (N, J, 3, 3) of local quaternions (N, 22, 4).
 
-        fingers: (N, 2, 10) radians that thumb to little finger bend, first and second joint, left hand first; a relaxed hand
-            where not given.
+        fingers: (N, 2, 10) radians that thumb to little finger bend, first and second joint, left hand first; a
+        relaxed hand where not given.
         """
         world = world_quaternions(local)
         columns = []

@@ -1,8 +1,9 @@
-"""Synthetic poses of the usual 22 joints: standing, sitting, kneeling, crouching, bending over, lying, with arms anywhere.
+"""Synthetic poses of the usual 22 joints: standing, sitting, kneeling, crouching, bending over, lying, …
 
-Motion capture lacks most of them. A posture is a row of ranges of anatomical angles; arms go to random places, hang down, reach
-out, or reach for a part of the own body (nearest arm of a random pool). Of two candidates, the one that runs less into itself stays.
-Angles in degrees, as for a left limb: hip flexion, abduction, outward turn; knee flexion; plantar flexion of the ankle.
+Motion capture lacks most of them. A posture is a row of ranges of anatomical angles; arms go to random places, hang
+down, reach out, or reach for a part of the own body (nearest arm of a random pool). Of two candidates, the one that
+runs less into itself stays. Angles in degrees, as for a left limb: hip flexion, abduction, outward turn; knee
+flexion; plantar flexion of the ankle.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ _SIT: Leg = ((70, 98), (-2, 26), (-8, 28), (50, 115), (-15, 22))
 class Posture:
     """Ranges of a posture. `arms` weighs how arms are found: see `ARM_MODES`.
 
-    Where `upright`, hip flexion is that of the thigh against the vertical, and the pelvis' pitch is added to it.
+    The right leg has the left one's ranges where it has none. Where `upright`, hip flexion is that of the thigh
+    against the vertical, and the pelvis' pitch is added to it.
     """
 
     name: str
     weight: float
     left: Leg
-    right: Leg
+    right: Leg | None = None
     pitch: Range = (-6, 10)
     roll: Range = (-4, 4)
     spine: Range = (-8, 14)
@@ -56,54 +58,85 @@ _DOWN = (1, 4, 3, 1, 3)
 _PROP = (0.5, 0.5, 8, 0, 0)
 _LIE = (5, 1, 0.5, 3, 1)
 POSTURES = (
-    Posture("stand", 8, _STAND, _STAND),
-    Posture("arms down", 2, _STAND, _STAND, arms=(0, 1, 0, 0, 0)),
+    Posture("stand", 8, _STAND),
+    Posture("arms down", 2, _STAND, arms=(0, 1, 0, 0, 0)),
     Posture("shifted", 2, ((5, 35), (-3, 20), (-5, 30), (10, 60), (-10, 25)), _STAND, roll=(-8, 4)),
-    Posture("wide", 2, ((-5, 20), (14, 42), (0, 30), (0, 25), (-10, 10)), ((-5, 20), (14, 42), (0, 30), (0, 25), (-10, 10))),
-    Posture("crossed ankles", 1, ((5, 18), (-16, -5), (-10, 15), (0, 25), (-5, 15)), ((-6, 5), (-12, 0), (-5, 15), (0, 8), (-5, 5))),
-    Posture("step", 3, ((10, 45), (-4, 12), (-10, 15), (0, 45), (-20, 15)), ((-28, 0), (-4, 12), (-10, 20), (0, 60), (-15, 30))),
-    Posture("lunge", 3, ((45, 100), (-5, 25), (-10, 30), (40, 115), (-25, 5)), ((-30, 5), (-5, 25), (-10, 30), (0, 70), (-25, 25)), spine=(-10, 25)),
+    Posture("wide", 2, ((-5, 20), (14, 42), (0, 30), (0, 25), (-10, 10))),
+    Posture("crossed ankles", 1, ((5, 18), (-16, -5), (-10, 15), (0, 25), (-5, 15)),
+            ((-6, 5), (-12, 0), (-5, 15), (0, 8), (-5, 5))),
+    Posture("step", 3, ((10, 45), (-4, 12), (-10, 15), (0, 45), (-20, 15)),
+            ((-28, 0), (-4, 12), (-10, 20), (0, 60), (-15, 30))),
+    Posture("lunge", 3, ((45, 100), (-5, 25), (-10, 30), (40, 115), (-25, 5)),
+            ((-30, 5), (-5, 25), (-10, 30), (0, 70), (-25, 25)), spine=(-10, 25)),
     Posture("raised leg", 3, ((45, 120), (-8, 45), (-20, 35), (0, 125), (-10, 40)), _STAND, pitch=(-15, 10)),
-    Posture("leg back", 2, ((-38, -5), (-5, 20), (-10, 25), (5, 125), (-5, 45)), ((0, 30), (-5, 10), (-10, 15), (0, 35), (-20, 5)), pitch=(0, 40)),
+    Posture("leg back", 2, ((-38, -5), (-5, 20), (-10, 25), (5, 125), (-5, 45)),
+            ((0, 30), (-5, 10), (-10, 15), (0, 35), (-20, 5)), pitch=(0, 40)),
     Posture("tree", 1, ((40, 80), (28, 52), (25, 60), (95, 142), (-5, 30)), _STAND),
-    Posture("run", 2, ((20, 75), (-5, 10), (-10, 10), (30, 120), (-15, 30)), ((-30, 10), (-5, 10), (-10, 15), (5, 110), (-15, 40)), pitch=(0, 25)),
-    Posture("sit", 8, _SIT, _SIT, pitch=(-22, 12), spine=(-5, 42), arms=_REST),
-    Posture("sit forward", 3, _SIT, _SIT, pitch=(5, 40), spine=(5, 50), arms=_REST),
-    Posture("sit crossed", 3, ((82, 108), (-20, -6), (-12, 12), (45, 100), (-5, 30)), ((68, 90), (-10, 6), (-5, 15), (65, 108), (-10, 15)), pitch=(-22, 10), spine=(-5, 38), arms=_REST),
-    Posture("sit ankle on knee", 2, ((72, 100), (22, 46), (35, 70), (88, 128), (-5, 25)), _SIT, pitch=(-22, 12), spine=(0, 40), arms=_REST),
-    Posture("sit long", 3, ((72, 100), (-2, 36), (-5, 28), (0, 35), (-5, 35)), ((72, 100), (-2, 36), (-5, 28), (0, 60), (-5, 35)), pitch=(-30, 25), spine=(0, 45), arms=_REST),
-    Posture("sit cross-legged", 3, ((80, 112), (28, 52), (32, 66), (102, 142), (5, 38)), ((80, 112), (28, 52), (32, 66), (102, 142), (5, 38)), pitch=(-20, 15), spine=(0, 40), arms=_REST),
-    Posture("hug knees", 1.5, ((98, 125), (-4, 16), (-8, 15), (95, 148), (-5, 35)), ((98, 125), (-4, 16), (-8, 15), (95, 148), (-5, 35)), pitch=(-25, 10), spine=(10, 50), arms=_REST),
-    Posture("side sit", 1.5, ((60, 92), (-12, 10), (-42, -12), (88, 132), (10, 45)), ((60, 98), (18, 46), (28, 60), (88, 136), (5, 40)), pitch=(-15, 15), roll=(-12, 12), spine=(0, 35), arms=_REST),
-    Posture("kneel", 3, ((-8, 28), (-2, 22), (-8, 15), (78, 118), (15, 55)), ((-8, 28), (-2, 22), (-8, 15), (78, 118), (15, 55)), spine=(-10, 30)),
-    Posture("sit on heels", 2.5, ((55, 95), (-2, 26), (-8, 15), (128, 153), (22, 55)), ((55, 95), (-2, 26), (-8, 15), (128, 153), (22, 55)), pitch=(-8, 20), spine=(-5, 40), arms=_REST),
-    Posture("half kneel", 3, ((65, 105), (-5, 28), (-8, 25), (65, 115), (-25, 10)), ((-12, 25), (-5, 20), (-8, 20), (78, 115), (-25, 55)), pitch=(-5, 25), spine=(-5, 40)),
-    Posture("squat", 4, ((72, 125), (-2, 38), (-5, 38), (85, 148), (-38, -5)), ((72, 125), (-2, 38), (-5, 38), (85, 148), (-38, -5)), pitch=(-5, 30), spine=(5, 48)),
-    Posture("half squat", 3, ((25, 78), (-2, 35), (-5, 30), (30, 90), (-32, 0)), ((25, 78), (-2, 35), (-5, 30), (30, 90), (-32, 0)), pitch=(0, 40), spine=(0, 40)),
-    Posture("bend", 4, ((-12, 15), (-3, 16), (-8, 18), (0, 32), (-12, 12)), ((-12, 15), (-3, 16), (-8, 18), (0, 32), (-12, 12)), pitch=(18, 75), spine=(0, 55), arms=_DOWN),
-    Posture("bend deep", 2.5, ((-12, 20), (-3, 28), (-8, 20), (0, 45), (-15, 12)), ((-12, 20), (-3, 28), (-8, 20), (0, 45), (-15, 12)), pitch=(60, 105), spine=(15, 75), arms=_DOWN),
-    Posture("pick up", 3, ((10, 65), (-3, 25), (-8, 20), (20, 105), (-28, 8)), ((-10, 50), (-3, 25), (-8, 20), (20, 105), (-28, 20)), pitch=(20, 70), spine=(5, 55), arms=_DOWN),
-    Posture("all fours", 2.5, ((-15, 20), (-3, 18), (-8, 15), (72, 112), (10, 55)), ((-15, 20), (-3, 18), (-8, 15), (72, 112), (10, 55)), pitch=(70, 100), spine=(-20, 30), arms=_PROP),
-    Posture("plank", 1.5, ((-8, 35), (-3, 14), (-8, 10), (0, 14), (-20, 20)), ((-8, 35), (-3, 14), (-8, 10), (0, 60), (-20, 20)), pitch=(60, 95), spine=(-12, 15), upright=False, arms=_PROP),
-    Posture("hips high", 1, ((-30, 0), (-3, 18), (-8, 10), (0, 25), (-38, 0)), ((-30, 0), (-3, 18), (-8, 10), (0, 25), (-38, 0)), pitch=(95, 130), spine=(-10, 20), arms=(6, 0, 0, 0, 0)),
-    Posture("on the back", 2.5, ((-8, 32), (-3, 28), (-5, 40), (0, 45), (0, 45)), ((-8, 32), (-3, 28), (-5, 40), (0, 75), (0, 45)), pitch=(-98, -72), roll=(-20, 20), upright=False, arms=_LIE),
-    Posture("on the back, knees up", 1.5, ((38, 110), (-5, 28), (-5, 20), (50, 130), (-5, 35)), ((38, 110), (-5, 28), (-5, 20), (50, 130), (-5, 35)), pitch=(-98, -72), spine=(-5, 45), upright=False, arms=_LIE),
-    Posture("legs up", 1, ((55, 115), (-5, 40), (-8, 25), (0, 45), (-15, 40)), ((55, 115), (-5, 40), (-8, 25), (0, 45), (-15, 40)), pitch=(-98, -60), spine=(-5, 40), upright=False, arms=_LIE),
-    Posture("on the belly", 2, ((-22, 8), (-3, 28), (-10, 40), (0, 95), (5, 50)), ((-22, 8), (-3, 28), (-10, 40), (0, 95), (5, 50)), pitch=(78, 100), spine=(-45, 8), upright=False, arms=_LIE),
-    Posture("on the side", 2.5, ((5, 115), (-10, 25), (-10, 20), (5, 135), (0, 40)), ((5, 115), (-10, 20), (-10, 20), (5, 135), (0, 40)), pitch=(-20, 20), roll=(70, 105), spine=(-5, 45), upright=False, arms=_LIE),
-    Posture("recline", 2, ((50, 88), (-2, 26), (-8, 30), (10, 95), (-5, 30)), ((50, 88), (-2, 26), (-8, 30), (10, 95), (-5, 30)), pitch=(-60, -20), spine=(5, 40), arms=_REST),
-    Posture("bend back", 1, _STAND, _STAND, pitch=(-20, 5), spine=(-55, -15)),
-    Posture("bend aside", 2, _STAND, ((-5, 15), (5, 35), (-5, 25), (0, 25), (-8, 8)), side=(18, 55), roll=(-12, 12)),
-    Posture("twist", 2, _STAND, _STAND, turn=(22, 62)),
-    Posture("split", 0.8, ((55, 92), (-5, 15), (-10, 25), (0, 18), (0, 40)), ((-65, -20), (-5, 15), (-10, 35), (0, 18), (0, 45)), pitch=(-5, 25)),
-    Posture("straddle", 1, ((5, 85), (32, 62), (10, 50), (0, 18), (0, 35)), ((5, 85), (32, 62), (10, 50), (0, 18), (0, 35)), pitch=(-10, 50), spine=(0, 45)),
-    Posture("jump", 1.5, ((-25, 80), (0, 45), (-10, 25), (0, 120), (0, 45)), ((-25, 80), (0, 45), (-10, 25), (0, 120), (0, 45))),
+    Posture("run", 2, ((20, 75), (-5, 10), (-10, 10), (30, 120), (-15, 30)),
+            ((-30, 10), (-5, 10), (-10, 15), (5, 110), (-15, 40)), pitch=(0, 25)),
+    Posture("sit", 8, _SIT, pitch=(-22, 12), spine=(-5, 42), arms=_REST),
+    Posture("sit forward", 3, _SIT, pitch=(5, 40), spine=(5, 50), arms=_REST),
+    Posture("sit crossed", 3, ((82, 108), (-20, -6), (-12, 12), (45, 100), (-5, 30)),
+            ((68, 90), (-10, 6), (-5, 15), (65, 108), (-10, 15)), pitch=(-22, 10), spine=(-5, 38), arms=_REST),
+    Posture("sit ankle on knee", 2, ((72, 100), (22, 46), (35, 70), (88, 128), (-5, 25)), _SIT, pitch=(-22, 12),
+            spine=(0, 40), arms=_REST),
+    Posture("sit long", 3, ((72, 100), (-2, 36), (-5, 28), (0, 35), (-5, 35)),
+            ((72, 100), (-2, 36), (-5, 28), (0, 60), (-5, 35)), pitch=(-30, 25), spine=(0, 45), arms=_REST),
+    Posture("sit cross-legged", 3, ((80, 112), (28, 52), (32, 66), (102, 142), (5, 38)), pitch=(-20, 15),
+            spine=(0, 40), arms=_REST),
+    Posture("hug knees", 1.5, ((98, 125), (-4, 16), (-8, 15), (95, 148), (-5, 35)), pitch=(-25, 10), spine=(10, 50),
+            arms=_REST),
+    Posture("side sit", 1.5, ((60, 92), (-12, 10), (-42, -12), (88, 132), (10, 45)),
+            ((60, 98), (18, 46), (28, 60), (88, 136), (5, 40)), pitch=(-15, 15), roll=(-12, 12), spine=(0, 35),
+            arms=_REST),
+    Posture("kneel", 3, ((-8, 28), (-2, 22), (-8, 15), (78, 118), (15, 55)), spine=(-10, 30)),
+    Posture("sit on heels", 2.5, ((55, 95), (-2, 26), (-8, 15), (128, 153), (22, 55)), pitch=(-8, 20),
+            spine=(-5, 40), arms=_REST),
+    Posture("half kneel", 3, ((65, 105), (-5, 28), (-8, 25), (65, 115), (-25, 10)),
+            ((-12, 25), (-5, 20), (-8, 20), (78, 115), (-25, 55)), pitch=(-5, 25), spine=(-5, 40)),
+    Posture("squat", 4, ((72, 125), (-2, 38), (-5, 38), (85, 148), (-38, -5)), pitch=(-5, 30), spine=(5, 48)),
+    Posture("half squat", 3, ((25, 78), (-2, 35), (-5, 30), (30, 90), (-32, 0)), pitch=(0, 40), spine=(0, 40)),
+    Posture("bend", 4, ((-12, 15), (-3, 16), (-8, 18), (0, 32), (-12, 12)), pitch=(18, 75), spine=(0, 55),
+            arms=_DOWN),
+    Posture("bend deep", 2.5, ((-12, 20), (-3, 28), (-8, 20), (0, 45), (-15, 12)), pitch=(60, 105), spine=(15, 75),
+            arms=_DOWN),
+    Posture("pick up", 3, ((10, 65), (-3, 25), (-8, 20), (20, 105), (-28, 8)),
+            ((-10, 50), (-3, 25), (-8, 20), (20, 105), (-28, 20)), pitch=(20, 70), spine=(5, 55), arms=_DOWN),
+    Posture("all fours", 2.5, ((-15, 20), (-3, 18), (-8, 15), (72, 112), (10, 55)), pitch=(70, 100),
+            spine=(-20, 30), arms=_PROP),
+    Posture("plank", 1.5, ((-8, 35), (-3, 14), (-8, 10), (0, 14), (-20, 20)),
+            ((-8, 35), (-3, 14), (-8, 10), (0, 60), (-20, 20)), pitch=(60, 95), spine=(-12, 15), upright=False,
+            arms=_PROP),
+    Posture("hips high", 1, ((-30, 0), (-3, 18), (-8, 10), (0, 25), (-38, 0)), pitch=(95, 130), spine=(-10, 20),
+            arms=(6, 0, 0, 0, 0)),
+    Posture("on the back", 2.5, ((-8, 32), (-3, 28), (-5, 40), (0, 45), (0, 45)),
+            ((-8, 32), (-3, 28), (-5, 40), (0, 75), (0, 45)), pitch=(-98, -72), roll=(-20, 20), upright=False,
+            arms=_LIE),
+    Posture("on the back, knees up", 1.5, ((38, 110), (-5, 28), (-5, 20), (50, 130), (-5, 35)), pitch=(-98, -72),
+            spine=(-5, 45), upright=False, arms=_LIE),
+    Posture("legs up", 1, ((55, 115), (-5, 40), (-8, 25), (0, 45), (-15, 40)), pitch=(-98, -60), spine=(-5, 40),
+            upright=False, arms=_LIE),
+    Posture("on the belly", 2, ((-22, 8), (-3, 28), (-10, 40), (0, 95), (5, 50)), pitch=(78, 100), spine=(-45, 8),
+            upright=False, arms=_LIE),
+    Posture("on the side", 2.5, ((5, 115), (-10, 25), (-10, 20), (5, 135), (0, 40)),
+            ((5, 115), (-10, 20), (-10, 20), (5, 135), (0, 40)), pitch=(-20, 20), roll=(70, 105), spine=(-5, 45),
+            upright=False, arms=_LIE),
+    Posture("recline", 2, ((50, 88), (-2, 26), (-8, 30), (10, 95), (-5, 30)), pitch=(-60, -20), spine=(5, 40),
+            arms=_REST),
+    Posture("bend back", 1, _STAND, pitch=(-20, 5), spine=(-55, -15)),
+    Posture("bend aside", 2, _STAND, ((-5, 15), (5, 35), (-5, 25), (0, 25), (-8, 8)), roll=(-12, 12), side=(18, 55)),
+    Posture("twist", 2, _STAND, turn=(22, 62)),
+    Posture("split", 0.8, ((55, 92), (-5, 15), (-10, 25), (0, 18), (0, 40)),
+            ((-65, -20), (-5, 15), (-10, 35), (0, 18), (0, 45)), pitch=(-5, 25)),
+    Posture("straddle", 1, ((5, 85), (32, 62), (10, 50), (0, 18), (0, 35)), pitch=(-10, 50), spine=(0, 45)),
+    Posture("jump", 1.5, ((-25, 80), (0, 45), (-10, 25), (0, 120), (0, 45))),
 )  # fmt: skip
 
 # Places that hands go to, in the frame of the chest (joint spine3) of an average adult, for the left hand, metres.
 _OWN_BODY = {
     "hip": (0.17, -0.28, 0.04), "belly": (0.02, -0.24, 0.17), "other elbow": (-0.10, -0.12, 0.19),
-    "other shoulder": (-0.13, 0.05, 0.15), "chest": (0.03, 0.0, 0.20), "mouth": (0.03, 0.17, 0.17), "ear": (0.13, 0.24, 0.05),
+    "other shoulder": (-0.13, 0.05, 0.15), "chest": (0.03, 0.0, 0.20), "mouth": (0.03, 0.17, 0.17), "ear": (0.13,
+    0.24, 0.05),
     "top of the head": (0.08, 0.40, 0.02), "behind the head": (0.11, 0.27, -0.10), "forehead": (0.05, 0.31, 0.15),
     "behind the back": (0.06, -0.26, -0.16), "pocket": (0.20, -0.36, 0.06), "lap": (0.06, -0.36, 0.20),
     "overhead": (0.12, 0.62, 0.05), "chin": (0.04, 0.12, 0.18), "far overhead": (0.02, 0.60, 0.10),
@@ -169,7 +202,7 @@ class SyntheticPoses:
             raise ValueError(f"No posture {sorted(unknown)[0]!r}: use some of {', '.join(names)}.")
         chosen = [weights.get(name, 0.0) for name in names] if weights else [posture.weight for posture in POSTURES]
         self.weights = torch.tensor(chosen)
-        legs = torch.tensor([[p.left, p.right] for p in POSTURES], dtype=torch.float32)
+        legs = torch.tensor([[p.left, p.right or p.left] for p in POSTURES], dtype=torch.float32)
         trunk = torch.tensor([[p.pitch, p.roll, p.spine, p.side, p.turn] for p in POSTURES], dtype=torch.float32)
         self.legs, self.trunk = legs.to(self.device), trunk.to(self.device)
         self.upright = torch.tensor([p.upright for p in POSTURES], device=self.device)
@@ -192,7 +225,7 @@ class SyntheticPoses:
         return pronation, flexion, (8 * self._normal(count, generator=generator)).clamp(-25, 25)
 
     def _make_pool(self, count: int, generator: torch.Generator) -> None:
-        """Random left arms within reach that do not run into trunk or head, and where their wrists are from the chest."""
+        """Random left arms within reach that do not run into the body, and where their wrists are from the chest."""
         arms, wrists, found = [], [], 0
         while found < count:
             direction = functional.normalize(self._normal(4 * count, 3, generator=generator), dim=-1)
@@ -207,7 +240,7 @@ class SyntheticPoses:
             pose[:, self._arm_joints("left")] = four
             free = self.plausibility.intersection(pose) == 0
             places, _ = self.plausibility.positions(pose[free])
-            wrists.append((places[:, JOINTS.index("left_wrist")] - places[:, JOINTS.index("spine3")]))
+            wrists.append(places[:, JOINTS.index("left_wrist")] - places[:, JOINTS.index("spine3")])
             arms.append(four[free])
             found += int(free.sum())
         self.pool, self.pool_wrists = torch.cat(arms)[:count], torch.cat(wrists)[:count]
@@ -252,7 +285,7 @@ class SyntheticPoses:
         if len(reaching):
             nearest = torch.cdist(places_wanted[reaching], self.pool_wrists).argmin(1)
             chosen = chosen.index_copy(0, reaching, self.pool[nearest])
-        # Hanging or reaching in a direction of the world: down, or (held out, propped up) away from where the chest leans to.
+        # Hanging or reaching in a direction of the world: down, or ahead, turning down as the chest leans over.
         noise = self._normal(count, 3, generator=generator)
         down = pose.new_tensor([0.0, -1.0, 0.0]).expand(count, 3)
         front = chest[:, :, 2] * pose.new_tensor([1.0, 0.0, 1.0])
