@@ -112,9 +112,15 @@ def _latin1(text: str, encoding: str = "latin1") -> bytes:
 class _Inert:
     """Stands for an object of a library that is not installed: keeps its state, does nothing."""
 
+    state: dict[str, Any]
+
+    def __new__(cls, *arguments: Any) -> _Inert:
+        made = super().__new__(cls)
+        made.state = {}
+        return made
+
     def __init__(self, *arguments: Any):
-        self.arguments = arguments
-        self.state: dict[str, Any] = {}
+        """Whatever it is made from."""
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, tuple) and len(state) == 2:  # state and slots
@@ -143,9 +149,9 @@ def _harmless() -> dict[tuple[str, str], Any]:
         ("_codecs", "encode"): _latin1,
         ("copy_reg", "_reconstructor"): _new,
         ("copyreg", "_reconstructor"): _new,
-        ("__builtin__", "object"): object,
-        ("builtins", "object"): object,
     }
+    for kind in (object, set, frozenset):
+        names["__builtin__", kind.__name__] = names["builtins", kind.__name__] = kind
     for module in _MULTIARRAY:
         names[module, "_reconstruct"] = _reconstruct
         names[module, "scalar"] = _scalar
