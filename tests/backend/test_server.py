@@ -155,7 +155,7 @@ def test_closing_the_connection_cancels_the_work_and_the_next_request_is_served(
 
 
 def test_a_request_that_waits_says_so_and_a_full_queue_is_a_503(running):
-    client = running(FakeRecoverer(0.05), limits=server.Limits(waiting=1))
+    client = running(FakeRecoverer(0.05), limits=server.Limits(active=1, waiting=1))
     first = client.recover(picture(), RecoverParameters(steps=20))
     next(iter(first))
     second = client.recover(picture(), RecoverParameters(steps=1))
@@ -211,7 +211,7 @@ def test_openapi_names_the_endpoints(running):
     connection.request("GET", "/openapi.json")
     paths = json.loads(connection.getresponse().read())["paths"]
     connection.close()
-    assert set(paths) == set(protocol.ENDPOINTS.values())
+    assert set(paths) == {*protocol.ENDPOINTS.values(), "/metrics"}
 
 
 def test_no_backend_there_is_a_sentence():
@@ -241,6 +241,7 @@ def test_a_server_process_ends_cleanly(how):
         [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
+        assert "listening" in child.stdout.readline()
         url = re.match(r"mega serve: ready at (\S+)", child.stdout.readline()).group(1)
         if how != "idle":
             assert Client(url).health()

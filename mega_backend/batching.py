@@ -1,0 +1,392 @@
+"""Concurrent requests share the device: calls of the model's row functions merge into batches.
+
+A *row function* maps tensors with a common leading dimension to tensors with that dimension, each row by itself:
+MEGA's logits, the mesh decoder. Every request runs the ordinary pipeline on a thread of its own; where it calls a row
+function, its rows wait until the device loop takes them, together with those of other requests, whatever step each of
+these is at. So people and samples of all requests fill the same batches, step by step.
+
+`Scheduler` decides which rows run next, and knows nothing of devices, threads or tensors. `Batcher` is the device loop.
+Nothing here imports torch before the first call.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from mega_backend import Cancelled
+
+log = logging.getLogger("mega.batching")
+
+GROW_AFTER = 64
+"""So many full batches without running out of memory double a limit that had been halved."""
+
+
+class OutOfMemory(RuntimeError):
+    """A single row does not fit on the device. The text is one sentence for the user."""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Which rows run next
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a row function by one request.
+
+    `kind` is equal for calls that may share a batch. Rows `taken`… are still to be run.
+    """
+
+    request: Hashable
+    kind: Hashable
+    rows: int
+    payload: Any = None
+    taken: int = 0
+
+    @property
+    def left(self) -> int:
+        return self.rows - self.taken
+
+
+class Slice(NamedTuple):
+    """Rows start…stop - 1 of a call."""
+
+    call: Call
+    start: int
+    stop: int
+
+
+class Scheduler:
+    """Round robin over requests: whoever was served goes to the back, and a batch is shared evenly.
+
+    A request with thousands of rows therefore delays another one by at most one batch for each kind of call that waits.
+    """
+
+    def __init__(self) -> None:
+        self._queues: OrderedDict[Hashable, deque[Call]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait."""
+        return sum(call.left for queue in self._queues.values() for call in queue)
+
+    def add(self, call: Call) -> None:
+        if call.rows < 1:
+            raise ValueError("a call needs at least one row")
+        self._queues.setdefault(call.request, deque()).append(call)
+
+    def drop(self, request: Hashable) -> list[Call]:
+        """Forget a request; returns its calls that had waited."""
+        return list(self._queues.pop(request, ()))
+
+    def batch(self, limit: int) -> list[Slice]:
+        """The next at most `limit` rows, all of one kind: that of the request whose turn it is. Empty if none waits."""
+        if not self._queues:
+            return []
+        kind = next(iter(self._queues.values()))[0].kind
+        heads = [queue[0] for queue in self._queues.values() if queue[0].kind == kind]
+        shares = even_shares([call.left for call in heads], limit)
+        slices = []
+        for call, share in zip(heads, shares, strict=True):
+            if share:
+                slices.append(Slice(call, call.taken, call.taken + share))
+                call.taken += share
+                self._served(call)
+        return slices
+
+    def give_back(self, slices: Sequence[Slice]) -> None:
+        """Undo the last `batch`: its rows run again, and first."""
+        for call, start, _ in reversed(slices):
+            call.taken = start
+            queue = self._queues.setdefault(call.request, deque())
+            if not queue or queue[0] is not call:
+                queue.appendleft(call)
+            self._queues.move_to_end(call.request, last=False)
+
+    def _served(self, call: Call) -> None:
+        queue = self._queues[call.request]
+        if not call.left:
+            queue.popleft()
+        if queue:
+            self._queues.move_to_end(call.request)
+        else:
+            del self._queues[call.request]
+
+
+def even_shares(wants: Sequence[int], limit: int) -> list[int]:
+    """Divide `limit` among claims: equally, what one does not need going to the others; leftovers to the first."""
+    shares = [0] * len(wants)
+    left = min(limit, sum(wants))
+    while left:
+        open_claims = [i for i, want in enumerate(wants) if shares[i] < want]
+        each = max(left // len(open_claims), 1)
+        for i in open_claims:
+            share = min(each, wants[i] - shares[i], left)
+            shares[i] += share
+            left -= share
+    return shares
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Calls in one another's batches
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """What a request's thread waits for."""
+
+    function: Callable
+    arguments: tuple
+    parts: list[tuple[int, Any]] = field(default_factory=list)
+    done: threading.Event = field(default_factory=threading.Event)
+    error: BaseException | None = None
+
+
+_request: contextvars.ContextVar[Hashable] = contextvars.ContextVar("mega_request")
+
+
+@contextmanager
+def request(name: Hashable) -> Iterator[None]:
+    """Calls of row functions on this thread belong to this request."""
+    token = _request.set(name)
+    try:
+        yield
+    finally:
+        _request.reset(token)
+
+
+class Batcher:
+    """The device loop: one thread that runs the rows of everybody.
+
+    Args:
+        rows: most rows in one batch; halved when the device runs out of memory, doubled again after a while.
+        observe: called after each batch with (function's name, rows, requests, seconds).
+    """
+
+    def __init__(self, rows: int = 256, observe: Callable[[str, int, int, float], None] | None = None) -> None:
+        self.most_rows = self.limit = rows
+        self.observe = observe or (lambda *_: None)
+        self.out_of_memory = 0
+        self._full_batches = 0
+        self._scheduler = Scheduler()
+        self._ready = threading.Condition()
+        self._cancelled: set[Hashable] = set()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="mega-device", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the loop after the batch that runs; who waits gets `Cancelled`."""
+        with self._ready:
+            self._stopping = True
+            self._ready.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    @property
+    def waiting_rows(self) -> int:
+        with self._ready:
+            return self._scheduler.rows
+
+    def rows_of(self, function: Callable) -> Callable:
+        """A row function whose calls on threads of a `request` are shared; elsewhere it runs as it is."""
+
+        def shared(*arguments: Any) -> Any:
+            name = _request.get(None)
+            return function(*arguments) if name is None else self.call(name, function, arguments)
+
+        return shared
+
+    def call(self, name: Hashable, function: Callable, arguments: tuple) -> Any:
+        """Run the rows of one call among those of others; waits. Raises Cancelled when the request is cancelled."""
+        kind, count = _signature(arguments)
+        if not count:
+            return function(*arguments)
+        waiting = _Waiting(function, arguments)
+        with self._ready:
+            if name in self._cancelled or self._stopping:
+                raise Cancelled
+            self._scheduler.add(Call(name, (function, kind), count, waiting))
+            self._ready.notify_all()
+        waiting.done.wait()
+        if waiting.error is not None:
+            raise waiting.error
+        waiting.parts.sort(key=lambda part: part[0])
+        return _joined([part for _, part in waiting.parts])
+
+    def cancel(self, name: Hashable) -> None:
+        """Nothing of this request runs after the current batch."""
+        with self._ready:
+            self._cancelled.add(name)
+            dropped = self._scheduler.drop(name)
+        for call in dropped:
+            _fail(call, Cancelled())
+
+    def forget(self, name: Hashable) -> None:
+        """The request is over: its name may be used again."""
+        with self._ready:
+            self._cancelled.discard(name)
+
+    def _loop(self) -> None:
+        while True:
+            with self._ready:
+                self._ready.wait_for(lambda: self._scheduler or self._stopping)
+                if self._stopping:
+                    break
+                slices = self._scheduler.batch(self.limit)
+            self._run(slices)
+        while slices := self._scheduler.batch(1 << 30):
+            for call, _, _ in slices:
+                _fail(call, Cancelled())
+
+    def _run(self, slices: list[Slice]) -> None:
+        started = time.perf_counter()
+        waiting: _Waiting = slices[0].call.payload
+        try:
+            parts = _apply(waiting.function, slices)
+        except Exception as error:
+            self._failed(slices, error)
+            return
+        for (call, start, _), part in zip(slices, parts, strict=True):
+            call.payload.parts.append((start, part))
+            if sum(_rows(part) for _, part in call.payload.parts) == call.rows:
+                call.payload.done.set()
+        size = sum(stop - start for _, start, stop in slices)
+        self._grow(size)
+        requests = len({call.request for call, _, _ in slices})
+        self.observe(_name(waiting.function), size, requests, time.perf_counter() - started)
+
+    def _failed(self, slices: list[Slice], error: Exception) -> None:
+        size = sum(stop - start for _, start, stop in slices)
+        if is_out_of_memory(error):
+            self.out_of_memory += 1
+            self._full_batches = 0
+            _release_memory()
+            if size > 1:
+                self.limit = size // 2
+                log.warning("the device ran out of memory with %d rows: going on with %d", size, self.limit)
+                with self._ready:
+                    self._scheduler.give_back([part for part in slices if part.call.request not in self._cancelled])
+                for call in {part.call for part in slices if part.call.request in self._cancelled}:
+                    _fail(call, Cancelled())
+                return
+            error = OutOfMemory(
+                "The device has too little free memory for this model; close other programs that use it."
+            )
+        if len(slices) > 1:
+            # One request's rows must not fail the others': each by itself shows whose they are.
+            for part in slices:
+                self._run([part])
+            return
+        call = slices[0].call
+        with self._ready:
+            self._scheduler.drop(call.request)
+        _fail(call, error)
+
+    def _grow(self, size: int) -> None:
+        if self.limit >= self.most_rows or size < self.limit:
+            return
+        self._full_batches += 1
+        if self._full_batches >= GROW_AFTER:
+            self.limit, self._full_batches = min(2 * self.limit, self.most_rows), 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had no memory left; torch has an error type of its own only for some devices."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _release_memory() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _fail(call: Call, error: BaseException) -> None:
+    call.payload.error = error
+    call.payload.done.set()
+
+
+def _name(function: Callable) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _apply(function: Callable, slices: list[Slice]) -> list[Any]:
+    """Run the slices as one batch; what each of them gets."""
+    import torch
+
+    taken = [_cut(call.payload.arguments, start, stop) for call, start, stop in slices]
+    with torch.no_grad():
+        result = function(*_joined(taken))
+    places, parts = 0, []
+    for _, start, stop in slices:
+        parts.append(_cut(result, places, places + stop - start))
+        places += stop - start
+    return parts
+
+
+# Arguments and results are tensors, None, equal constants, or (named) tuples of these.
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "new_empty")
+
+
+def _like(value: tuple, parts: list) -> tuple:
+    return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+
+
+def _signature(value: Any) -> tuple[Hashable, int]:
+    """What must be equal for two values to be joined, and the number of rows (0 where there is no tensor)."""
+    if _is_tensor(value):
+        return ("tensor", tuple(value.shape[1:]), value.dtype, value.device), len(value)
+    if isinstance(value, tuple):
+        kinds, counts = zip(*(_signature(part) for part in value), strict=True) if value else ((), ())
+        different = {count for count in counts if count}
+        if len(different) > 1:
+            raise ValueError(f"the arguments of a row function have different numbers of rows: {sorted(different)}")
+        return (type(value), kinds), max(different, default=0)
+    return ("constant", value), 0
+
+
+def _rows(value: Any) -> int:
+    if _is_tensor(value):
+        return len(value)
+    return next((count for part in value if (count := _rows(part))), 0) if isinstance(value, tuple) else 0
+
+
+def _cut(value: Any, start: int, stop: int) -> Any:
+    if _is_tensor(value):
+        return value[start:stop]
+    return _like(value, [_cut(part, start, stop) for part in value]) if isinstance(value, tuple) else value
+
+
+def _joined(values: list[Any]) -> Any:
+    first = values[0]
+    if len(values) == 1:
+        return first
+    if _is_tensor(first):
+        import torch
+
+        return torch.cat(values)
+    return (
+        _like(first, [_joined(list(parts)) for parts in zip(*values, strict=True)])
+        if isinstance(first, tuple)
+        else first
+    )
