@@ -1,0 +1,66 @@
+"""AMASS and BEDLAM motions: frame rates, genders, broken files; meshes equal single posed bodies."""
+
+import numpy as np
+import pytest
+import torch
+from smpl_fixture import bodies, write_models
+
+from train.data import motions
+from train.data.annotations import AnnotationError
+from train.data.smpl import ModelFileError, SmplBodies
+
+
+def write_motion(path, frames=12, seed=0, **changes):
+    random = np.random.default_rng(seed)
+    arrays = {
+        "poses": random.normal(0, 0.3, (frames, 156)),
+        "trans": np.zeros((frames, 3)),
+        "betas": random.normal(0, 1, 16),
+        "gender": np.array("female"),
+        "mocap_framerate": np.array(60.0),
+        **changes,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **{k: v for k, v in arrays.items() if v is not None})
+    return arrays
+
+
+def test_amass_and_bedlam_files(tmp_path):
+    amass = write_motion(tmp_path / "CMU" / "01" / "01_01_poses.npz")
+    read = motions.read(tmp_path / "CMU" / "01" / "01_01_poses.npz")
+    assert len(read) == 6 and (read.gender == 2).all() and read.betas.shape == (6, 10)
+    assert np.allclose(read.pose.numpy(), amass["poses"][::2, 3:66])
+    bedlam = {"poses": np.zeros((5, 165)), "betas": np.ones((1, 11)), "gender": np.array("neutral")}
+    write_motion(tmp_path / "b" / "motion_seq.npz", mocap_framerate=None, **bedlam)
+    assert len(motions.read(tmp_path / "b" / "motion_seq.npz")) == 5
+    write_motion(tmp_path / "bytes.npz", gender=np.array(b"male"))
+    assert (motions.read(tmp_path / "bytes.npz").gender == 1).all()
+
+
+def test_broken_files_are_skipped_and_named(tmp_path):
+    write_motion(tmp_path / "a.npz")
+    write_motion(tmp_path / "b.npz", poses=None)
+    write_motion(tmp_path / "c.npz", poses=np.zeros((4, 60)))
+    (tmp_path / "d.npz").write_bytes(b"PK nonsense")
+    np.savez(tmp_path / "shape.npz", betas=np.zeros(16), gender="male")
+    every, skipped = motions.read_all(tmp_path)
+    assert len(every) == 6 and len(skipped) == 3
+    assert all(name in " ".join(skipped) for name in ("b.npz", "c.npz", "d.npz"))
+    with pytest.raises(AnnotationError, match="No motion"):
+        motions.read_all(tmp_path / "empty")
+
+
+def test_sampler_poses_what_it_draws(tmp_path):
+    model = bodies(tmp_path / "models")
+    write_motion(tmp_path / "m" / "a.npz")
+    write_motion(tmp_path / "m" / "b.npz", seed=1, gender=np.array("male"))
+    every, _ = motions.read_all(tmp_path / "m")
+    sampler = motions.SmplSampler(model, every)
+    first, again = (sampler.sample(7, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    meshes = sampler.canonical(first)
+    one = model.canonical(first["pose"][2:3], first["shape"][2:3], first["gender"][2:3])
+    assert torch.allclose(meshes[2], one[0], atol=1e-6)
+    models, _ = write_models(tmp_path / "models")
+    with pytest.raises(ModelFileError, match="male"):
+        motions.SmplSampler(SmplBodies({"female": models["female"]}), every)
