@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import command_line, operators, panels, preferences, properties, session
+from . import command_line, legend, operators, panels, preferences, properties, session
 
-MODULES = (preferences, properties, operators, panels, session, command_line)
+MODULES = (preferences, properties, operators, panels, session, legend, command_line)
 
 
 def register() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from . import session
+from . import properties, session
 from .backend.state import Phase
 from .jobs import board
 from .scene import hypotheses
@@ -78,9 +78,44 @@ class MEGA_PT_person(SidebarPanel, bpy.types.Panel):
         row = column.row(align=True)
         row.operator("mega.keep", icon="CHECKMARK")
         row.operator("mega.keyframe", icon="KEY_HLT", text="Keyframe")
+        showing = context.scene.mega.show_uncertainty
+        text = "Hide Uncertainty" if showing else "Show Uncertainty"
+        layout.operator("mega.show_uncertainty", icon="COLOR", text=text, depress=showing).show = not showing
 
 
-CLASSES = (MEGA_PT_recover, MEGA_PT_sampling, MEGA_PT_person)
+class MEGA_PT_locks(SidebarPanel, bpy.types.Panel):
+    bl_idname = "MEGA_PT_locks"
+    bl_label = "Lock and Re-Roll"
+    bl_parent_id = "MEGA_PT_person"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, note = self.layout, context.active_object.mega
+        grid = layout.grid_flow(row_major=True, columns=2, even_columns=True, align=True)
+        for name in properties.LOCKS:
+            grid.prop(note, name, toggle=True, icon="LOCKED" if getattr(note, name) else "UNLOCKED")
+        layout.operator("mega.resample", icon="FILE_REFRESH")
+        layout.label(text=f"Seed {note.seed}")
+
+
+class MEGA_PT_random(SidebarPanel, bpy.types.Panel):
+    bl_idname = "MEGA_PT_random"
+    bl_label = "Random People"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, settings = self.layout, context.scene.mega
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        layout.prop(settings, "random_count")
+        layout.prop(settings, "seed")
+        layout.row().prop(settings, "random_arrange", expand=True)
+        layout.operator("mega.random", icon="COMMUNITY").keep_locked = False
+        person = context.active_object
+        if person is not None and person.mega.is_person and properties.locked_parts(person.mega):
+            layout.operator("mega.random", icon="LOCKED", text="With Locked Parts").keep_locked = True
+
+
+CLASSES = (MEGA_PT_recover, MEGA_PT_sampling, MEGA_PT_person, MEGA_PT_locks, MEGA_PT_random)
 
 
 def register() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bpy
 from bpy.props import (
     BoolProperty,
+    EnumProperty,
     FloatProperty,
     IntProperty,
     IntVectorProperty,
@@ -41,7 +42,17 @@ class MegaSettings(bpy.types.PropertyGroup):
         soft_max=2.0, max=10.0,
     )  # fmt: skip
     random_count: IntProperty(
-        name="People", description="How many random people to make", default=5, min=1, soft_max=25, max=256
+        name="People", description="How many random people to make", default=5, min=1, soft_max=25, max=100
+    )
+    random_arrange: EnumProperty(
+        name="Arrange",
+        items=(
+            ("GRID", "Grid", "Separate objects, side by side"),
+            ("ANIMATION", "Animation", "One object that morphs from one person to the next"),
+        ),
+    )
+    show_uncertainty: BoolProperty(
+        name="Show Uncertainty", description="Whether people are coloured by how unsure the model is", default=False
     )
 
 

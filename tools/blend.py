@@ -23,7 +23,8 @@ def write(recovery: Recovery, topology: protocol.BodyTopology, picture: Path | N
     from tools import extension_package
 
     extension_package.enable()
-    from mega_mesh_recovery.blender_addon.scene.recovery import Importer, Origin
+    from mega_mesh_recovery.blender_addon.scene.origin import Origin
+    from mega_mesh_recovery.blender_addon.scene.recovery import Importer
 
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=True)
     meta = recovery.meta

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from . import backend, hypotheses, recover
+from . import backend, hypotheses, random_people, recover, resample, uncertainty
 
 CLASSES = (
     recover.MEGA_OT_recover,
@@ -13,6 +13,9 @@ CLASSES = (
     hypotheses.MEGA_OT_step,
     hypotheses.MEGA_OT_keep,
     hypotheses.MEGA_OT_keyframe,
+    uncertainty.MEGA_OT_show_uncertainty,
+    resample.MEGA_OT_resample,
+    random_people.MEGA_OT_random,
     backend.MEGA_OT_test_backend,
     backend.MEGA_OT_stop_backend,
     backend.MEGA_OT_preferences,

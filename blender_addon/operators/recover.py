@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from ...mega_backend.protocol import RecoverParameters
 from .. import session, tasks
 from ..jobs import Job, board
 from ..scene import camera
-from ..scene.recovery import Importer, Origin
+from ..scene.origin import Origin
+from ..scene.recovery import Importer
 from .job import JobOperator
 
 EXTENSIONS = ".jpg;.jpeg;.png;.webp;.tif;.tiff;.bmp"
@@ -55,7 +57,7 @@ class MEGA_OT_recover(JobOperator, bpy.types.Operator):
         match event:
             case tasks.BodyKnown(topology, model):
                 self._topology = topology
-                self._origin = Origin(self._origin.seed, self._origin.steps, self._origin.temperature, model)
+                self._origin = replace(self._origin, model=model)
             case tasks.Begun(picture):
                 self._importer = Importer(context.scene, self._topology, picture, self._origin)
             case tasks.Received(message):

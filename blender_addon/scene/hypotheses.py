@@ -27,10 +27,12 @@ def show(person: bpy.types.Object, index: int) -> None:
 def shown(person: bpy.types.Object) -> np.ndarray:
     """(V,3) as the shape keys are mixed now, in the object's own space."""
     keys = person.data.shape_keys
-    basis = _points(person.data.vertices if keys is None else keys.key_blocks[0].points)
+    basis = people.coordinates(person.data.vertices if keys is None else keys.key_blocks[0].points)
     if keys is None:
         return basis
-    return basis + sum((key.value * (_points(key.points) - basis) for key in keys.key_blocks[1:] if key.value), 0.0)
+    return basis + sum(
+        (key.value * (people.coordinates(key.points) - basis) for key in keys.key_blocks[1:] if key.value), 0.0
+    )
 
 
 def keep(person: bpy.types.Object) -> None:
@@ -40,22 +42,13 @@ def keep(person: bpy.types.Object) -> None:
     if tokens is not None:
         number = min(person.mega.hypothesis, len(tokens) - 1)
         arrays = people.stored(person)
-        chosen = {name: arrays[name][number : number + 1] for name in PER_HYPOTHESIS if name in arrays}
+        chosen = {name: arrays[name][number : number + 1] for name in people.PER_HYPOTHESIS if name in arrays}
         people.store(person, chosen)
     people.set_hypotheses(person, shape[None])
     person.mega.hypothesis = 0
-
-
-PER_HYPOTHESIS = ("tokens", "log_probability", "rotation", "translation")
 
 
 def keyframe(person: bpy.types.Object, frame: float) -> None:
     """Key the mix of hypotheses at a frame: between two such frames the body morphs."""
     for key in person.data.shape_keys.key_blocks[1:] if person.data.shape_keys else ():
         key.keyframe_insert("value", frame=frame)
-
-
-def _points(points: bpy.types.bpy_prop_collection) -> np.ndarray:
-    values = np.empty(len(points) * 3, np.float32)
-    points.foreach_get("co", values)
-    return values.reshape(-1, 3)

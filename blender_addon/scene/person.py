@@ -11,6 +11,8 @@ from ...mega_backend.protocol import PERSON_STATE, BodyTopology
 from . import axes, material
 
 KEY_NAME = "Hypothesis {}"
+PER_HYPOTHESIS = ("tokens", "log_probability", "rotation", "translation")
+"""Those of the stored arrays that have a row for each hypothesis."""
 SPREAD = "mega_spread"
 """A float attribute of the vertices: the standard deviation over samples in metres."""
 
@@ -28,6 +30,7 @@ def add(name: str, arrays: dict[str, np.ndarray], topology: BodyTopology) -> bpy
     mesh.materials.append(material.skin())
     person = bpy.data.objects.new(name, mesh)
     person.location = origin
+    person["mega_origin"] = [float(value) for value in origin]
     _parts(person, topology)
     set_hypotheses(person, vertices - origin)
     store(person, arrays)
@@ -67,6 +70,36 @@ def stored(person: bpy.types.Object) -> dict[str, np.ndarray]:
             shape = tuple(person[f"mega_{name}_shape"])
             arrays[name] = np.array(list(person[f"mega_{name}"]), dtype).reshape(shape)
     return arrays
+
+
+def replace(person: bpy.types.Object, arrays: dict[str, np.ndarray]) -> None:
+    """Other hypotheses for a person that exists; its object stays where it is."""
+    set_hypotheses(person, axes.to_blender(arrays["vertices"]) - np.array(person["mega_origin"]))
+    store(person, arrays)
+
+
+def state(person: bpy.types.Object, hypothesis: int) -> dict[str, np.ndarray]:
+    """One hypothesis of a person as the backend wants it back (`PERSON_STATE`).
+
+    Raises ValueError where the object does not have what that needs.
+    """
+    arrays = stored(person)
+    if not {*PERSON_STATE} - {"vertices"} <= arrays.keys() or "mega_origin" not in person:
+        raise ValueError(f"{person.name} has lost what it was made from; recover it from the picture again.")
+    hypothesis = min(hypothesis, len(arrays["tokens"]) - 1)
+    for name in PER_HYPOTHESIS:
+        arrays[name] = arrays[name][hypothesis : hypothesis + 1]
+    keys = person.data.shape_keys
+    points = keys.key_blocks[min(hypothesis, len(keys.key_blocks) - 1)].points if keys else person.data.vertices
+    shape = coordinates(points) + np.array(person["mega_origin"], np.float32)
+    return {**arrays, "vertices": axes.to_camera(shape)[None].astype(np.float32)}
+
+
+def coordinates(points: bpy.types.bpy_prop_collection) -> np.ndarray:
+    """(V,3) of vertices or of a shape key's points."""
+    values = np.empty(len(points) * 3, np.float32)
+    points.foreach_get("co", values)
+    return values.reshape(-1, 3)
 
 
 def set_attribute(mesh: bpy.types.Mesh, name: str, values: np.ndarray) -> None:

@@ -7,25 +7,15 @@ camera keeps matching.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import bpy
 import numpy as np
-from mathutils import Vector
 
 from ...mega_backend.protocol import BodyTopology, Message
-from . import axes, camera, person
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a result was made from; it is noted on every object."""
-
-    seed: int = 0
-    steps: int = 5
-    temperature: float = 1.0
-    model: str = ""
+from . import axes, camera, person, place
+from .origin import Origin
 
 
 class Importer:
@@ -43,6 +33,9 @@ class Importer:
         if message.kind == "scene":
             self._focal_length = float(message.fields["focal_length"])
             self._size = tuple(int(side) for side in message.fields["picture_size"])
+            self.origin = replace(
+                self.origin, picture=str(self.picture or ""), picture_size=self._size, focal_length=self._focal_length
+            )
             return None
         if not self.objects:
             self._begin()
@@ -67,40 +60,17 @@ class Importer:
         made = person.add(f"{self.title} Person {len(self.objects) + 1}", arrays, self.topology)
         made.parent = root
         collection.objects.link(made)
-        note = made.mega
-        note.is_person = True
-        note.seed, note.steps, note.temperature = self.origin.seed, self.origin.steps, self.origin.temperature
-        note.model, note.body = self.origin.model, self.topology.name
-        note.focal_length, note.picture_size = self._focal_length, self._size
-        note.picture = str(self.picture or "")
+        self.origin.note(made, self.topology)
         points = axes.to_blender(arrays["vertices"][0])
         floor = -float(points[:, 2].min())
         if not self.objects:
             depth = float(made.location.y)
-            root[HALF_WIDTH] = depth * self._size[0] / (2 * self._focal_length)
-            free = _free_place(bpy.data.scenes[self.scene], {made, root})
-            place = 0.0 if free is None else free + root[HALF_WIDTH]
-            root.location = (place - made.location.x * (free is None), -depth, floor)
+            root[place.HALF_WIDTH] = depth * self._size[0] / (2 * self._focal_length)
+            free = place.free(bpy.data.scenes[self.scene], {made, root})
+            x = -made.location.x if free is None else free + root[place.HALF_WIDTH]
+            root.location = (x, -depth, floor)
             view = bpy.data.scenes[self.scene].camera
             view.data.clip_end = max(view.data.clip_end, 4 * depth)
         root.location.z = max(root.location.z, floor)
         self.objects.append(made.name)
         return made
-
-
-HALF_WIDTH = "mega_half_width"
-"""On a root: half the width of what its camera sees, at the first person's distance, in metres."""
-MARGIN = 0.5
-
-
-def _free_place(scene: bpy.types.Scene, new: set[bpy.types.Object]) -> float | None:
-    """The x beyond which the scene has nothing that could stand in a camera's way; None where it has nothing at all."""
-    taken = []
-    for each in scene.objects:
-        if each in new:
-            continue
-        if HALF_WIDTH in each:
-            taken.append(each.location.x + each[HALF_WIDTH])
-        elif each.type in ("MESH", "CURVE", "SURFACE", "META", "FONT", "CURVES", "VOLUME") and each.visible_get():
-            taken += [(each.matrix_world @ Vector(corner)).x for corner in each.bound_box]
-    return max(taken) + MARGIN if taken else None

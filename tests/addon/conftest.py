@@ -10,11 +10,30 @@ from fake_recoverer import FakeRecoverer
 from mega_backend import server
 
 
+class Recording(FakeRecoverer):
+    """A fake that remembers what it was asked to sample again."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def resample(self, recovery, keep=(), seed=0, **others):
+        person = recovery.people[0]
+        self.asked.append({"keep": keep, "seed": seed, "vertices": person.vertices, "landmarks": person.landmarks})
+        return super().resample(recovery, keep, seed=seed, **others)
+
+
 @pytest.fixture(scope="session")
-def backend_url():
+def backend_app():
+    """The fake model behind `backend_url`."""
+    return Recording()
+
+
+@pytest.fixture(scope="session")
+def backend_url(backend_app):
     """The address of a backend with a fake model, in a thread of this process."""
     listener = socket.create_server(("127.0.0.1", 0))
-    app = server.create_app(FakeRecoverer(0.0))
+    app = server.create_app(backend_app)
     instance = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=instance.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

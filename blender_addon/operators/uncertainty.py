@@ -1,0 +1,39 @@
+"""Show Uncertainty: colours where the alternatives differ, on and off."""
+
+from __future__ import annotations
+
+import bpy
+from bpy.props import BoolProperty
+
+from ..scene import person, uncertainty
+
+
+class MEGA_OT_show_uncertainty(bpy.types.Operator):
+    """Colour all recovered people by how unsure the model is, or stop doing so"""
+
+    bl_idname = "mega.show_uncertainty"
+    bl_label = "Show Uncertainty"
+    bl_options = {"REGISTER", "UNDO"}
+
+    show: BoolProperty(name="Show", default=True)
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        if not person.people(context.scene.objects):
+            cls.poll_message_set("There are no recovered people in this scene")
+            return False
+        return True
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        context.scene.mega.show_uncertainty = self.show
+        if self.show:
+            painted = [uncertainty.paint(each) for each in person.people(context.scene.objects)]
+            if not any(painted):
+                self.report({"WARNING"}, "These people have no alternatives that could differ")
+        for area in context.screen.areas if context.screen else ():
+            if area.type == "VIEW_3D":
+                shading = area.spaces.active.shading
+                if self.show and shading.type in ("WIREFRAME", "SOLID"):
+                    shading.type = "SOLID"
+                shading.color_type = "VERTEX" if self.show else "MATERIAL"
+        return {"FINISHED"}
