@@ -43,6 +43,8 @@ class Job:
         self.finished = False
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stream: Stream | None = None
+        self.on_cancel: Callable[[], None] | None = None
+        """What else has to be stopped, besides a stream."""
 
     def start(self) -> None:
         threading.Thread(target=self._run_on_thread, name="mega-job", daemon=True).start()
@@ -52,6 +54,8 @@ class Job:
         self.cancelled.set()
         if self._stream is not None:
             self._stream.close()
+        if self.on_cancel is not None:
+            self.on_cancel()
 
     @contextlib.contextmanager
     def streaming(self, stream: Stream) -> Iterator[Stream]:

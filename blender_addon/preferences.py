@@ -5,7 +5,8 @@ from __future__ import annotations
 import bpy
 from bpy.props import EnumProperty, StringProperty
 
-from . import package, session
+from . import environment, package, session
+from .jobs import board
 
 
 class MegaPreferences(bpy.types.AddonPreferences):
@@ -27,6 +28,16 @@ class MegaPreferences(bpy.types.AddonPreferences):
         description="A Python 3.11 or 3.12 that has the backend's packages; empty for the add-on's own environment",
         subtype="FILE_PATH",
     )
+    base_python: StringProperty(
+        name="Base Python",
+        description="A Python 3.11 or 3.12 for the environment to build on; empty to find or fetch one",
+        subtype="FILE_PATH",
+    )
+    wheels: StringProperty(
+        name="Wheels",
+        description="A folder of wheels to install from without network; empty for the package registry",
+        subtype="DIR_PATH",
+    )
     device: EnumProperty(
         name="Device",
         items=(
@@ -47,7 +58,7 @@ class MegaPreferences(bpy.types.AddonPreferences):
             layout.prop(self, "url")
             layout.prop(self, "token")
         else:
-            layout.prop(self, "python")
+            self._draw_setup(layout)
             layout.prop(self, "device")
             layout.prop(self, "model")
         text, icon = session.status()
@@ -55,6 +66,27 @@ class MegaPreferences(bpy.types.AddonPreferences):
         row = layout.row()
         row.operator("mega.test_backend")
         row.operator("mega.stop_backend")
+        row.operator("mega.show_log", text="Log", icon="TEXT").name = "backend"
+
+    def _draw_setup(self, layout: bpy.types.UILayout) -> None:
+        job = next((job for job in board.jobs if job.title == "Set Up Backend"), None)
+        if job is not None:
+            row = layout.row(align=True)
+            row.progress(factor=job.fraction, type="BAR", text=job.text or job.title)
+            row.operator("mega.cancel", text="", icon="X").index = board.jobs.index(job)
+        elif environment.python() is not None:
+            row = layout.row()
+            row.label(text="The backend is set up", icon="CHECKMARK")
+            row.operator("mega.remove_backend", icon="TRASH")
+        else:
+            button = layout.row()
+            button.scale_y = 1.5
+            button.operator("mega.set_up_backend", icon="IMPORT")
+            layout.prop(self, "base_python")
+            layout.prop(self, "wheels")
+        row = layout.row()
+        row.prop(self, "python", text="Or Use Python")
+        row.operator("mega.show_log", text="", icon="TEXT").name = "setup"
 
 
 def register() -> None:

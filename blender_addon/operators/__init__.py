@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from . import backend, hypotheses, random_people, recover, resample, uncertainty
+from . import backend, hypotheses, random_people, recover, resample, setup, uncertainty
 
 CLASSES = (
     recover.MEGA_OT_recover,
@@ -16,6 +16,9 @@ CLASSES = (
     uncertainty.MEGA_OT_show_uncertainty,
     resample.MEGA_OT_resample,
     random_people.MEGA_OT_random,
+    setup.MEGA_OT_set_up_backend,
+    setup.MEGA_OT_remove_backend,
+    setup.MEGA_OT_show_log,
     backend.MEGA_OT_test_backend,
     backend.MEGA_OT_stop_backend,
     backend.MEGA_OT_preferences,

@@ -1,0 +1,187 @@
+"""Set up the backend: an environment of its own with a fitting Python and everything that the backend needs.
+
+Blender's Python may be too new for the backend, so that nothing goes into it. `uv` makes the environment and, where no
+fitting Python is found, brings one; where `uv` is missing it is fetched from the package registry first. With a folder
+of wheels no network is used. What was fetched stays in uv's cache: an interrupted set-up goes on where it was.
+
+The steps are plain commands, worked out by `plan` and carried out by `run` on a job's thread. No bpy here.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...mega_backend.client import BackendError
+from ..jobs import Job, Progress
+from .process import environment
+
+PYTHONS = ("3.11", "3.12")
+"""What the backend's packages are made for; the first is preferred."""
+CHECK = "import torch, mediapipe, cv2, fastapi, uvicorn, safetensors; print(torch.__version__)"
+COMPLETE = "complete"
+"""A file in the environment's folder that says that the set-up came to its end."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to set up, and where."""
+
+    folder: Path
+    """The environment's folder; everything that is made lies in it."""
+    root: Path
+    """The extension, whose pyproject.toml names what is needed."""
+    python: str = ""
+    """A Python 3.11 or 3.12 to build on; empty to find or fetch one."""
+    wheels: str = ""
+    """A folder of wheels to install from, without network; empty for the package registry."""
+    device: str = "cpu"
+    own_python: str = sys.executable
+    """Blender's Python, which fetches uv."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command. `share` is its part of the progress."""
+
+    title: str
+    command: tuple[str, ...]
+    share: float
+
+
+def python_of(folder: Path) -> Path:
+    """The Python of an environment."""
+    return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the set-up in this folder came to its end."""
+    return (folder / COMPLETE).is_file() and python_of(folder / "environment").exists()
+
+
+def requirements(root: Path) -> list[str]:
+    """The backend's dependencies, as the extension's pyproject.toml names them."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return list(project["dependencies"])
+
+
+def plan(request: Request, uv: str | None) -> list[Step]:
+    """The commands that set the backend up; `uv` is one that the machine has already, or None."""
+    steps = []
+    offline = ("--no-index", "--find-links", request.wheels) if request.wheels else ()
+    if uv is None:
+        tools = request.folder / "tools"
+        own = str(python_of(tools))
+        steps.append(Step("Preparing", (request.own_python, "-m", "venv", str(tools)), 0.03))
+        fetch = (own, "-m", "pip", "install", "--disable-pip-version-check", *offline, "uv")
+        steps.append(Step("Fetching uv", fetch, 0.05))
+        uv = str(python_of(tools).with_name("uv.exe" if sys.platform == "win32" else "uv"))
+    place = request.folder / "environment"
+    target = str(python_of(place))
+    base = request.python or PYTHONS[0]
+    make = (uv, "venv", "--allow-existing", "--python", base, *(("--offline",) if offline else ()), str(place))
+    steps.append(Step("Making the environment", make, 0.07))
+    # The build of torch for this machine: plain ones for Linux carry gigabytes of CUDA.
+    build = () if offline else ("--torch-backend", "cpu" if request.device == "cpu" else "auto")
+    install = (uv, "pip", "install", "--python", target, *offline, *build, *requirements(request.root))
+    steps.append(Step("Installing packages", install, 0.75))
+    steps.append(Step("Trying it", (target, "-c", CHECK), 0.1))
+    return steps
+
+
+def run(request: Request, log: Path):
+    """Work for a job: carry out the plan. Yields Progress, then the path of the environment's Python."""
+
+    def work(job: Job) -> Iterator[Progress | Path]:
+        try:
+            request.folder.mkdir(parents=True, exist_ok=True)
+            (request.folder / COMPLETE).unlink(missing_ok=True)
+            with open(log, "w", encoding="utf-8") as file:
+                yield from _carry_out(job, plan(request, shutil.which("uv")), request, file)
+            if job.cancelled.is_set():
+                return
+            (request.folder / COMPLETE).write_text("\n".join(requirements(request.root)), encoding="utf-8")
+        except OSError as error:
+            raise BackendError(f"The backend cannot be set up in {request.folder}: {error.strerror}.") from error
+        yield python_of(request.folder / "environment")
+
+    return work
+
+
+def _carry_out(job: Job, steps: Sequence[Step], request: Request, log) -> Iterator[Progress]:
+    done = 0.0
+    for step in steps:
+        yield Progress(done, step.title)
+        log.write(f"$ {' '.join(step.command)}\n")
+        log.flush()
+        lines: list[str] = []
+        for line in _lines(job, step, request):
+            log.write(line + "\n")
+            log.flush()
+            lines.append(line)
+            # Packages arrive one by one; how many there will be is not known, so that the bar only creeps.
+            yield Progress(done + step.share * (1 - 0.97 ** len(lines)), f"{step.title}: {_short(line)}")
+        if job.cancelled.is_set():
+            return
+        if lines and lines[-1].startswith(FAILED):
+            raise BackendError(f"{step.title} failed: {_reason(lines[:-1])}. The log is {log.name}.")
+        done += step.share
+
+
+FAILED = "exit code "
+
+
+def _lines(job: Job, step: Step, request: Request) -> Iterator[str]:
+    """A command's output line by line; where it fails, the last line is FAILED and the code. Cancelling kills it."""
+    flags = subprocess.CREATE_NO_WINDOW if sys.platform == "win32" else 0
+    variables = {**environment(request.root), "UV_CACHE_DIR": str(request.folder / "cache"), "NO_COLOR": "1",
+                 "UV_PYTHON_INSTALL_DIR": str(request.folder / "python")}  # fmt: skip
+    try:
+        child = subprocess.Popen(
+            step.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables,
+            text=True, encoding="utf-8", errors="replace", creationflags=flags, cwd=request.folder,
+        )  # fmt: skip
+    except OSError as error:
+        yield f"{step.command[0]} cannot be run ({error.strerror})"
+        yield f"{FAILED}127"
+        return
+    job.on_cancel = child.kill
+    try:
+        if job.cancelled.is_set():
+            child.kill()
+        for line in child.stdout:
+            if line.strip():
+                yield line.rstrip()
+        code = child.wait()
+        if code != 0 and not job.cancelled.is_set():
+            yield f"{FAILED}{code}"
+    finally:
+        job.on_cancel = None
+        child.kill()
+        child.wait()
+
+
+def _short(line: str) -> str:
+    return re.sub(r"\s+", " ", line).strip()[:60]
+
+
+def _reason(lines: Sequence[str]) -> str:
+    """The line that says why: the first that names an error, else the last."""
+    named = [line for line in lines if re.search(r"error|no solution|not found|failed|no space", line, re.IGNORECASE)]
+    return _short((named or list(lines) or ["no output"])[0]).rstrip(".")
+
+
+def remove(folder: Path) -> None:
+    """Take the environment away, with all that was fetched for it. Raises BackendError where that does not work."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BackendError(f"{folder} cannot be removed ({error.strerror}); stop the backend and try again.") from error
