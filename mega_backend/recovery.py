@@ -61,6 +61,7 @@ class Recoverer:
     @classmethod
     def load(cls, model: str | os.PathLike = "default", device: str | torch.device = "cpu") -> "Recoverer":
         """The model in a folder, or the bundled one; see `mega_backend.load`."""
+        device = _device(device)
         return cls(checkpoint.load(model, device), device)
 
     @property
@@ -266,6 +267,24 @@ class Recoverer:
         meta = self._meta(seed=seed, steps=steps, temperature=temperature, hypotheses=1)
         return Recovery(size, focal_length, results, self.faces, meta)
 
+    def landmark_errors(self, recovery: Recovery) -> list[np.ndarray]:
+        """How far each person's projected main joints lie from the detected ones.
+
+        Returns:
+            For each person (N,) mean distance of shoulders, elbows, wrists, hips, knees and ankles that are detected
+            inside the picture, relative to the longer side of the person's box; NaN where there are none.
+        """
+        self._check_complete()
+        size, rows, results = recovery.picture_size, list(range(5, 17)), []
+        for person in recovery.people:
+            seen = person.landmarks[[COCO17_LANDMARKS[row] for row in rows]]
+            chosen = (seen[:, 2] > 0.5) & (_trust(seen, size) > 0.5)
+            points = camera.project(self._joints(person.vertices, "coco17"), recovery.focal_length, size)[:, rows]
+            distance = np.linalg.norm(points - seen[:, :2], axis=-1)[:, chosen]
+            side = max(person.box[2] - person.box[0], person.box[3] - person.box[1], 1)
+            results.append(distance.mean(axis=1) / side if chosen.any() else np.full(person.hypotheses, np.nan))
+        return results
+
     # Steps of the pipeline ----------------------------------------------------------------------------------------
 
     def _features(self, image: np.ndarray | None, crops: list[Crop], detections: Sequence[Any]) -> Any:
@@ -445,6 +464,16 @@ class Recoverer:
             "joint_names": list(self.body.regressor_names(self._joint_set)),
             **settings,
         }
+
+
+def _device(name: str | torch.device) -> torch.device:
+    """The device of this name; ValueError where this machine has none."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"there is no device '{name}' here: use cpu, or see `mega info` for what there is") from None
+    return device
 
 
 def _has_joints(body: Any, name: str) -> bool:

@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,9 @@ import numpy as np
 from .files import atomic_write
 
 LANDMARKS = 33
+
+_UNREADABLE = (OSError, ValueError, EOFError, TypeError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What NumPy raises for files that are no `.npz`, or a damaged one."""
 
 
 class ResultError(ValueError):
@@ -144,7 +148,7 @@ class Recovery:
                 arrays = {name: file[name] for name in file.files}
         except FileNotFoundError:
             raise ResultError(f"there is no file '{path}': give a result that `mega recover` wrote") from None
-        except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise ResultError(f"'{path}' is not a result that `mega recover` wrote ({error})") from None
         return cls.from_arrays(arrays, f"'{path}'")
 

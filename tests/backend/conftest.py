@@ -10,9 +10,9 @@ import mega_backend
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with random weights."""
-    from tests import tiny_model
+    from tiny_model import write
 
-    return tiny_model.write(tmp_path_factory.mktemp("tiny"))
+    return write(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
