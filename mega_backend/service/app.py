@@ -45,6 +45,8 @@ class Health(BaseModel):
     text: str
     device: str
     model: dict[str, Any]
+    reads: str
+    """what the model looks at: "landmarks" that were found, or the "picture" itself"""
     body: str
     """hash of the body's topology"""
     running: int
@@ -146,7 +148,7 @@ def _add_information(app: FastAPI, state: State) -> None:
         """Version, protocol number, device, model, and how busy the backend is. Answers while the model is loading."""
         return Health(
             name="MEGA Mesh Recovery", version=__version__, protocol=protocol.PROTOCOL, status=model.status,
-            progress=model.progress, text=model.text, device=model.device, model=model.card,
+            progress=model.progress, text=model.text, device=model.device, model=model.card, reads=model.reads,
             body=model.topology.digest if model.topology else "",
             running=state.jobs.running, waiting=state.jobs.waiting,
         )  # fmt: skip

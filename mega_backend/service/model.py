@@ -36,7 +36,7 @@ class Model:
         self.progress, self.text = 0.0, "starting"
         self.status = "loading"
         self.topology: protocol.BodyTopology | None = None
-        self.topology_bytes, self.card, self.device = b"", {}, ""
+        self.topology_bytes, self.card, self.device, self.reads = b"", {}, "", ""
         self._load, self._batcher, self._recoverer = load, batcher, None
         self._report, self._failed = report or (lambda *_: None), failed or (lambda _: None)
 
@@ -48,6 +48,7 @@ class Model:
         self.topology = protocol.topology_of(recoverer.body)
         self.topology_bytes = protocol.encode(self.topology.message())
         self.card, self.device = dict(recoverer.card), str(recoverer.device)
+        self.reads = "landmarks" if getattr(recoverer, "reads_landmarks", True) else "picture"
         self._recoverer = share(recoverer, self._batcher)
         self.status, self.progress, self.text = "ready", 1.0, "ready"
 

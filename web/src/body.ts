@@ -62,6 +62,25 @@ export function personOf(message: Message): Person {
   };
 }
 
+/** Arrays of a person from which it can be sampled again, going on from the shown alternative (`PERSON_STATE`). */
+export function stateOf(person: Person): Record<string, Tensor> {
+  const row = (array: Tensor): Tensor => {
+    const size = array.shape.slice(1).reduce((product, n) => product * n, 1);
+    const data = array.data.slice(person.shown * size, (person.shown + 1) * size);
+    return { data, shape: [1, ...array.shape.slice(1)] };
+  };
+  const { box, landmarks, landmarks_3d, tokens, log_probability, rotation, translation } = person.arrays as Record<
+    string, Tensor
+  >;
+  const shown = person.alternatives[person.shown]!;
+  const vertices = shown.map((value, i) => (i % 3 ? -value : value));
+  return {
+    box: box!, landmarks: landmarks!, landmarks_3d: landmarks_3d!, tokens: row(tokens!),
+    log_probability: row(log_probability!), rotation: row(rotation!), translation: row(translation!),
+    vertices: { data: vertices, shape: [1, shown.length / 3, 3] },
+  };
+}
+
 export const centre = (positions: Float32Array): [number, number, number] => {
   const sum: [number, number, number] = [0, 0, 0];
   for (let i = 0; i < positions.length; i++) sum[(i % 3) as 0 | 1 | 2] += positions[i]!;

@@ -7,9 +7,12 @@ export interface Health {
   version: string;
   device: string;
   model: Record<string, unknown>;
-  status?: string;
-  progress?: number;
-  running: number | boolean;
+  status: "loading" | "ready" | "failed";
+  progress: number;
+  text: string;
+  /** what the model looks at: "landmarks" that were found, or the "picture" itself */
+  reads: string;
+  running: number;
   waiting: number;
 }
 

@@ -1,6 +1,6 @@
 // The page: a picture in, people out, and what can be done with them.
 
-import { personOf, topologyOf, type Person, type Scene, type Topology } from "./body";
+import { personOf, stateOf, topologyOf, type Person, type Scene, type Topology } from "./body";
 import { ask, body, health, type Health } from "./client";
 import { glb } from "./glb";
 import type { Message } from "./protocol";
@@ -18,6 +18,8 @@ let people: Person[] = [];
 let scene: Scene | null = null;
 let selected = 0;
 let rolls = 0;
+let picture: Uint8Array | null = null;
+let reads = "landmarks";
 let work: AbortController | null = null;
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -29,13 +31,10 @@ function say(text: string): void {
 
 function describe(answer: Health): [string, string] {
   const model = String(answer.model.name ?? "model");
-  if (answer.status && answer.status !== "ready") {
-    const share = answer.progress ? ` ${Math.round(answer.progress * 100)} %` : "";
-    return answer.status === "failed"
-      ? ["away", "The model could not be loaded; the backend's log says why."]
-      : ["busy", `Loading the model …${share}`];
-  }
-  const running = Number(answer.running);
+  if (answer.status === "failed") return ["away", "The model could not be loaded; the backend's log says why."];
+  if (answer.status === "loading") return ["busy", `Loading: ${answer.text} (${Math.round(answer.progress * 100)} %)`];
+  reads = answer.reads;
+  const { running } = answer;
   const queue = running ? `${running} running, ${answer.waiting} waiting` : "idle";
   return [running ? "busy" : "ready", `${model} on ${answer.device} · ${queue} · ${answer.version}`];
 }
@@ -113,9 +112,9 @@ async function recover(file: Blob): Promise<void> {
   preview.hidden = false;
   element<HTMLElement>("hint").hidden = true;
   element("drop").classList.add("full");
-  const data = new Uint8Array(await file.arrayBuffer());
+  picture = new Uint8Array(await file.arrayBuffer());
   const fields = { hypotheses: whole("count"), seed: whole("seed") };
-  await replace({ kind: "recover", fields, arrays: { picture: { data, shape: [data.length] } } }, true);
+  await replace({ kind: "recover", fields, arrays: { picture: { data: picture, shape: [picture.length] } } }, true);
 }
 
 async function random(): Promise<void> {
@@ -148,12 +147,12 @@ async function reroll(): Promise<void> {
   const number = selected;
   const fields = {
     keep: [...person.locked],
-    hypothesis: person.shown,
     hypotheses: whole("count"),
     seed: (whole("seed") + ++rolls) % 2 ** 31,
     ...(scene && { focal_length: scene.focalLength, picture_width: scene.width, picture_height: scene.height }),
   };
-  const { joints: _joints, spread: _spread, ...arrays } = person.arrays;
+  const arrays = stateOf(person);
+  if (scene && picture && reads === "picture") arrays.picture = { data: picture, shape: [picture.length] };
   await run({ kind: "resample", fields, arrays }, (message) => {
     if (message.kind !== "person") return;
     const again = personOf(message);

@@ -35,7 +35,7 @@ export class Viewer {
 
   /** Throws where the browser has no WebGL. */
   constructor(private canvas: HTMLCanvasElement) {
-    this.renderer = new WebGLRenderer({ canvas, antialias: true, alpha: true, preserveDrawingBuffer: true });
+    this.renderer = new WebGLRenderer({ canvas, antialias: true, alpha: true });
     this.renderer.outputColorSpace = SRGBColorSpace;
     this.renderer.setPixelRatio(Math.min(devicePixelRatio, 2));
     const key = new DirectionalLight(0xffffff, 2.2);
@@ -63,7 +63,10 @@ export class Viewer {
   show(people: Person[], scene: Scene | null): void {
     this.people = people;
     this.scene = scene;
-    for (const mesh of this.meshes()) mesh.geometry.dispose();
+    for (const mesh of this.meshes()) {
+      mesh.geometry.dispose();
+      mesh.material.dispose();
+    }
     this.group.clear();
     for (const [number] of people.entries()) {
       const geometry = new BufferGeometry();
