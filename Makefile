@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 IMAGE ?= examples/people.jpg
 OUT ?= demo
 
-.PHONY: help setup demo test lint extension clean
+.PHONY: help setup demo test lint extension web clean
 
 help:
 	@echo "make demo [IMAGE=photo.jpg] [OUT=folder]   recover the people of a picture: a .blend with shape keys and an overlay"
 	@echo "make test                                  run the tests (BLENDER=/path/to/blender adds those in a real Blender)"
 	@echo "make extension                             build the Blender extension: dist/*.zip"
+	@echo "make web                                   build the page that the server shows, after a change in web/"
 	@echo "make lint                                  check style and formatting"
 
 setup: $(VENV)/.complete
@@ -34,6 +35,10 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Only after a change in web/: what it builds is part of the repository. Needs Node.js 20.19 or newer.
+web:
+	cd web && npm ci && npm test && npm run build
 
 extension: setup
 	$(BIN)/python -m tools.build_extension
