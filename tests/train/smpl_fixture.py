@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
+from mega_backend import checkpoint
+from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE
 from train.data.annotations import ANNOTATED24, MIRROR_SMPL24, USED17
 from train.data.smpl import SmplBodies
 
@@ -139,3 +141,29 @@ def write_training(folder: Path, model: SmplBodies, count: int = 6, seed: int = 
         gender=people["gender"],
     )
     return path
+
+
+def write_tokenizer(folder: Path, model: SmplBodies, codes: int = 32, steps: int = 300) -> Path:
+    """A model folder with a small, quickly trained tokenizer of this body: one token for each joint."""
+    up = [[2, joint, 0, max(PARENTS[joint], 0), 1] for joint in np.repeat(np.arange(24), POINTS)]
+    down = [[POINTS, *(x for v in range(j * POINTS, (j + 1) * POINTS) for x in (v, 0))] for j in range(24)]
+    layers = [
+        {"points": 24, "neighbours": POINTS, "channels": 9, "bases": 6, "residual_rate": 0.0},
+        {"points": VERTICES, "neighbours": 2, "channels": 3, "bases": 6, "residual_rate": 0.0},
+    ]
+    config = {"vertices": VERTICES, "lift_neighbours": 0, "encoder": layers[:1], "decoder": layers[1:], "codes": codes}
+    tokenizer = MeshVQVAE.build({**config, "normalise": False}, [np.array(down), np.array(up)])
+    people = random_people(256, 9)
+    pose, betas = (torch.from_numpy(people[name]).float() for name in ("pose", "betas"))
+    meshes = model.canonical(pose[:, 3:66], betas, torch.zeros(256, dtype=torch.long))
+    optimiser = torch.optim.Adam(tokenizer.parameters(), 0.01)
+    for _ in range(steps):
+        loss = (tokenizer.decode_latent(tokenizer.latent(meshes)) - meshes).norm(dim=-1).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    tokenizer.quantiser.quantisers[0].fit(tokenizer.latent(meshes).detach().flatten(0, 1))
+    tokenizer.eval()
+    content = {"format": 1, "name": "tiny", "body": None, "tokenizer": tokenizer.config, "model": None}
+    state = {f"tokenizer.{name}": value for name, value in tokenizer.state_dict().items()}
+    return checkpoint.save(folder, {**content, "provenance": []}, state)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -39,11 +41,14 @@ class AnnyBodies(nn.Module):
         self.body = Body.bundled() if body is None else body
         self.vertex_count = self.body.vertex_count
         self.register_buffer("faces", self.body.faces, persistent=False)
-        self.register_buffer("h36m", annotated24(self.body)[list(USED17)], persistent=False)
+        h36m = None if self.body.is_subset else annotated24(self.body)[list(USED17)]
+        self.register_buffer("h36m", h36m, persistent=False)
         self._retarget = Retargeter(self.body)
 
     def rotations(self, pose: Tensor) -> Tensor:
         """World rotations (B, J, 3, 3) of poses (B, 66): root and 21 body joints."""
+        if self._retarget.index.device != pose.device:
+            self._retarget = Retargeter(self.body)  # it stays where the body was when it was made
         return self._retarget(quaternion_from_axis_angle(pose.unflatten(1, (22, 3))))
 
     def canonical(self, pose: Tensor, shape: Tensor, gender: Tensor | None = None) -> Tensor:
@@ -53,4 +58,20 @@ class AnnyBodies(nn.Module):
 
     def joints(self, vertices: Tensor, name: str = "h36m") -> Tensor:
         """Joints (…, J, 3) of vertices (…, V, 3): "h36m" (17) or one of the body's own sets."""
-        return self.h36m @ vertices if name == "h36m" else self.body.joints(vertices, name)
+        return self.joint_matrix(name) @ vertices
+
+    def joint_matrix(self, name: str = "h36m") -> Tensor:
+        """The regressor (J, V) of a set of joints."""
+        return self.h36m if name == "h36m" else self.body.regressor(name)
+
+    def subset(self, vertices: Tensor) -> AnnyBodies:
+        """Bodies that pose these vertices (P) only."""
+        return AnnyBodies(self.body.subset(vertices))
+
+    def initial_pose(self) -> list[float]:
+        """The 17 annotated joints (51 numbers) of the mean rest body, for VQ-HPS."""
+        return (self.h36m @ self.body.mean).flatten().tolist()
+
+    def exported(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Configuration and tensors of the body in a model folder: the bundled body needs none."""
+        return {"kind": "anny"}, {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,12 +53,16 @@ class SmplBodies(nn.Module):
         sizes = {gender: model.vertex_count for gender, model in self.models.items()}
         if len(set(sizes.values())) > 1:
             raise ModelFileError(f"The body models have different numbers of vertices: {sizes}.")
-        first = next(iter(self.models.values()))
+        first = self._main()
         self.vertex_count = first.vertex_count
         self.register_buffer("faces", first.faces, persistent=False)
         self.register_buffer("smpl24", first.joint_regressor[:24], persistent=False)
         self.h36m: Tensor | None
-        self.register_buffer("h36m", None if h36m is None else load_h36m(h36m, self.vertex_count), persistent=False)
+        self.released_h36m: Tensor | None
+        released = None if h36m is None else load_h36m(h36m, self.vertex_count)
+        self.register_buffer("released_h36m", released, persistent=False)
+        ordered = None if released is None else released[list(H36M_TO_ANNOTATED)]
+        self.register_buffer("h36m", ordered, persistent=False)
 
     def check_genders(self, genders: np.ndarray | Tensor, where: str) -> None:
         """Raise ModelFileError unless there is a model for every gender code in `genders`."""
@@ -86,10 +91,31 @@ class SmplBodies(nn.Module):
 
     def joints(self, vertices: Tensor, name: str = "h36m") -> Tensor:
         """Joints (…, J, 3) of vertices (…, V, 3): "h36m" (the 17 annotated ones) or "smpl24"."""
+        return self.joint_matrix(name) @ vertices
+
+    def joint_matrix(self, name: str = "h36m") -> Tensor:
+        """The regressor (J, V) of a set of joints."""
         matrix = getattr(self, name)
         if matrix is None:
             raise ModelFileError("Human3.6M's joints need J_regressor_h36m.npy: give its path.")
-        return matrix @ vertices
+        return matrix
+
+    def initial_pose(self) -> list[float]:
+        """What VQ-HPS starts rotation and camera from: Human3.6M's joints (51 numbers) of the template, not centred."""
+        self.joint_matrix()
+        return (self.released_h36m @ self._main().template).flatten().tolist()
+
+    def exported(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Configuration and tensors of the body in a model folder: the neutral one where there is one."""
+        body = self._main()
+        config, state = {"kind": "smpl", **body.config}, {f"body.{k}": v for k, v in body.state_dict().items()}
+        if self.released_h36m is not None:
+            config["h36m"] = True
+            state["body.h36m_regressor"] = self.released_h36m
+        return config, state
+
+    def _main(self) -> SMPLBody:
+        return next(iter(self.models.values()))
 
 
 # Order of Human3.6M's regressed joints that matches the 17 annotated ones.
@@ -97,14 +123,14 @@ H36M_TO_ANNOTATED = (6, 5, 4, 1, 2, 3, 16, 15, 14, 11, 12, 13, 8, 10, 0, 7, 9)
 
 
 def load_h36m(path: str | Path, vertex_count: int) -> Tensor:
-    """Regressor (17, V) of Human3.6M's joints, reordered to the 17 annotated joints."""
+    """Regressor (17, V) of Human3.6M's joints in their released order."""
     path = Path(path)
     if not path.is_file():
         raise ModelFileError(f"No joint regressor at {path}: give the path of J_regressor_h36m.npy.")
     matrix = np.load(path, allow_pickle=False)
     if matrix.shape != (17, vertex_count):
         raise ModelFileError(f"{path} is {matrix.shape}: a Human3.6M regressor for this body is (17, {vertex_count}).")
-    return torch.from_numpy(matrix[list(H36M_TO_ANNOTATED)].astype(np.float32))
+    return torch.from_numpy(matrix.astype(np.float32))
 
 
 def _load(path: Path) -> SMPLBody:

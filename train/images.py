@@ -1,0 +1,381 @@
+"""Training from pictures: MEGA or VQ-HPS over an image backbone, on SMPL datasets or on synthetic pictures of Anny.
+
+    python -m train.hmr mega_hrnet --run runs/coco tokenizer=FOLDER …      (the papers' models, with their datasets)
+    python -m train.hmr image_anny --run runs/image tokenizer=FOLDER …     (synthetic pictures, the bundled body)
+
+Workers decode and augment pictures (`train.data.pictures`); bodies are posed and encoded in batches on the device.
+Losses: cross-entropy of the masked tokens (of all, for VQ-HPS), mean squared error between rotation matrices, L1
+error of the reprojected joints. The reprojected mesh is decoded from the likeliest tokens without gradient, so that this
+term trains rotation and camera.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mega_backend import checkpoint
+from mega_backend.model.mega import Mega
+from mega_backend.model.vqhps import VQHPS
+from mega_backend.recovery import IMAGENET_MEAN, IMAGENET_STD
+from mega_backend.rotations import matrix_from_6d, matrix_from_axis_angle
+from train import metrics
+from train.config import Config
+from train.data import annotations
+from train.data.anny import AnnyBodies
+from train.data.pictures import Augmentation, Mixture, Source, in_order
+from train.data.smpl import SmplBodies
+from train.hmr import averaged_state, mask_like_training, masked_cross_entropy
+from train.loop import Batch, LoopConfig, Task
+
+PELVIS = 14
+"""The pelvis among the 17 annotated joints; the first 14 are those of the standard protocol."""
+
+
+class SourceConfig(Config):
+    """A dataset file, the folder of its pictures, and its share of every batch."""
+
+    file: Path
+    pictures: Path
+    share: float = Field(1.0, ge=0)
+
+    def load(self) -> Source:
+        return Source(annotations.read(self.file), self.pictures, self.share)
+
+
+class BodyConfig(Config):
+    """Whose bodies the datasets describe."""
+
+    kind: Literal["smpl", "anny"] = "smpl"
+    models: dict[Literal["neutral", "male", "female"], Path] = Field(
+        default_factory=dict, description="SMPL or SMPL-H file of each gender in use"
+    )
+    h36m: Path | None = Field(None, description="J_regressor_h36m.npy")
+
+    def load(self) -> SmplBodies | AnnyBodies:
+        return AnnyBodies() if self.kind == "anny" else SmplBodies(self.models, self.h36m)
+
+
+class ImageConfig(Config):
+    """Training from pictures."""
+
+    stage: Literal["image"]
+    loop: LoopConfig
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    validation: SourceConfig | None = None
+    validation_people: int = Field(200, gt=0)
+    batch: int = Field(64, gt=0, description="people of one shard of a step")
+    augmentation: Augmentation = Augmentation()
+    body: BodyConfig = BodyConfig()
+    tokenizer: Path = Field(description="model folder that holds the tokenizer")
+    model: dict[str, Any] = Field(description='kind "mega" or "vqhps", and the settings of that class')
+    start: Path | None = Field(None, description="run or model folder whose weights training begins with")
+    backbone_weights: Path | None = Field(None, description="weights of the backbone alone, .pth or .safetensors")
+    token_weight: float = Field(1.0, ge=0)
+    rotation_weight: float = Field(1.0, ge=0)
+    joint_weight: float = Field(1.0, ge=0)
+
+
+class ImageTask(Task):
+    """Pictures in, tokens, rotation and camera out."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        self.config = config
+        sources = [source.load() for source in config.sources]
+        loaded = checkpoint.load(config.tokenizer)
+        if loaded.tokenizer is None:
+            raise ValueError(f"{config.tokenizer} holds no tokenizer: give the model folder of a trained one")
+        bodies = config.body.load()
+        tokenizer = loaded.tokenizer
+        if tokenizer.config["vertices"] != bodies.vertex_count:
+            raise ValueError(
+                f"the tokenizer is for {tokenizer.config['vertices']} vertices, the body has {bodies.vertex_count}: "
+                "give a tokenizer of that body"
+            )
+        for source in sources:
+            _check(source, bodies)
+        # Outside the module: neither is trained, and both are large files of their own.
+        self._fixed = _Fixed(bodies, tokenizer)
+        self.model = build(config.model, tokenizer, bodies)
+        if config.backbone_weights:
+            load_backbone(self.model, config.backbone_weights)
+        if config.start:
+            start_from(self.model, config.start)
+        self.size = _input_size(self.model)
+        self._mixture = Mixture(sources, self.size, config.augmentation)
+        self._held_out = None
+        if config.validation:
+            source = config.validation.load()
+            _check(source, bodies)
+            self._held_out = held_out(source, self.size, config.validation_people)
+
+    def shard(self, step: int, shard: int, generator: torch.Generator) -> Batch:
+        batch = self._mixture.batch(self.config.batch, generator)
+        empty = torch.empty(self.config.batch, self.model.token_count)
+        return {**batch, "visible": mask_like_training(empty, generator)}
+
+    def predict(self, batch: Batch, tokens: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (B, T, K), rotation (B, 3, 3), camera (B, 3)."""
+        features = self.model.features(normalise(batch["picture"]))
+        if isinstance(self.model, Mega):
+            features = self.model.condition(features)
+            logits = self.model.logits(tokens, visible, features)
+        else:
+            logits = self.model.logits(features, alone=True)
+        rotation_6d, camera = self.model.pose(features)
+        return logits.float(), matrix_from_6d(rotation_6d.float()), camera.float()
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        fixed = self._fixed.to(batch["pose"].device)
+        tokens = fixed.tokens(batch)
+        visible = batch["visible"] if isinstance(self.model, Mega) else torch.zeros_like(batch["visible"])
+        logits, rotation, camera = self.predict(batch, tokens, visible)
+        truth = matrix_from_axis_angle(batch["pose"][:, :3])
+        guess = torch.where(visible, tokens, logits.detach().argmax(-1))
+        joints = fixed.joints(guess) @ rotation.mT
+        target, weight = batch["joints"][..., :2], batch["joints"][..., 2:]
+        reprojected = camera[:, None, :1] * (joints[..., :2] + camera[:, None, 1:])
+        losses = {
+            "token": masked_cross_entropy(logits, tokens, visible),
+            "rotation": F.mse_loss(rotation, truth),
+            "joint": (weight * (reprojected - target).abs()).sum() / (2 * weight.sum()).clamp_min(1),
+        }
+        total = sum(getattr(self.config, f"{name}_weight") * loss for name, loss in losses.items())
+        scalars = {name: loss.detach() for name, loss in losses.items()}
+        correct = (logits.argmax(-1) == tokens) & ~visible
+        scalars["accuracy"] = correct.sum() / (~visible).sum().clamp_min(1)
+        scalars["skipped"] = batch["skipped"].sum().float()
+        return total, scalars
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Errors (mm) of the deterministic answer, both protocols, and of the rotation (degrees)."""
+        if self._held_out is None:
+            return {}
+        found: dict[str, list[Tensor]] = {}
+        for start in range(0, len(self._held_out["pose"]), self.config.batch):
+            batch = {name: value[start : start + self.config.batch] for name, value in self._held_out.items()}
+            for name, errors in self._errors(batch).items():
+                found.setdefault(name, []).append(errors)
+        return {name: float(torch.cat(parts).mean()) for name, parts in found.items()}
+
+    def _answer(self, batch: Batch) -> tuple[Batch, Tensor, Tensor, Tensor]:
+        """The batch on the model's device, and tokens, rotation and camera of the deterministic answer."""
+        device = next(self.model.parameters()).device
+        batch = {name: value.to(device) for name, value in batch.items()}
+        hidden = torch.zeros(len(batch["pose"]), self.model.token_count, dtype=torch.long, device=device)
+        logits, rotation, camera = self.predict(batch, hidden, hidden.bool())
+        return batch, logits.argmax(-1), rotation, camera
+
+    def _errors(self, batch: Batch) -> dict[str, Tensor]:
+        batch, tokens, rotation, _ = self._answer(batch)
+        fixed = self._fixed.to(rotation.device)
+        truth = fixed.bodies.canonical(batch["pose"][:, 3:], batch["shape"], batch["gender"])
+        true_rotation = matrix_from_axis_angle(batch["pose"][:, :3])
+        found = fixed.tokenizer.decode(tokens)
+        joints, true_joints = fixed.joints(tokens), fixed.bodies.joints(truth)
+        standard = [
+            metrics.moved_to(points, points[:, PELVIS])[:, :14] @ turn.mT
+            for points, turn in ((joints, rotation), (true_joints, true_rotation))
+        ]
+        trace = (rotation * true_rotation).sum((1, 2))
+        return {
+            "mpjpe": metrics.distances(*standard),
+            "pa_mpjpe": metrics.aligned_distances(*standard),
+            "released_pve": metrics.distances(found @ rotation.mT, truth @ true_rotation.mT),
+            "degrees": torch.rad2deg(torch.acos(((trace - 1) / 2).clamp(-1, 1))),
+        }
+
+    @torch.no_grad()
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Held-out crops with the recovered mesh drawn over them."""
+        if self._held_out is None:
+            return {}
+        batch = {name: value[:8] for name, value in self._held_out.items()}
+        _, tokens, rotation, camera = self._answer(batch)
+        points = self._fixed.to(rotation.device).tokenizer.decode(tokens) @ rotation.mT
+        flat = camera[:, None, :1] * (points[..., :2] + camera[:, None, 1:])
+        rows = [_overlay(crop, place) for crop, place in zip(batch["picture"], flat.cpu(), strict=True)]
+        return {"recovered": np.concatenate(rows, axis=1)}
+
+
+class _Fixed:
+    """Bodies and tokenizer, moved together; the pieces of them that a step needs."""
+
+    def __init__(self, bodies: SmplBodies | AnnyBodies, tokenizer: nn.Module) -> None:
+        self.bodies, self.tokenizer = bodies, tokenizer
+        # Where the tokenizer convolves some of the vertices, only those are posed and decoded.
+        self.posed = bodies.subset(tokenizer.points.long()) if tokenizer.lifted else bodies
+        self.regressor = joints_of_points(tokenizer, bodies.joint_matrix())
+
+    def to(self, device: torch.device) -> _Fixed:
+        if self.regressor.device != device:
+            self.regressor = self.regressor.to(device)
+            for module in (self.bodies, self.posed, self.tokenizer):
+                module.to(device)
+        return self
+
+    @torch.no_grad()
+    def tokens(self, batch: Batch) -> Tensor:
+        """True tokens (B, T), in full precision."""
+        with torch.autocast(batch["pose"].device.type, enabled=False):
+            points = self.posed.canonical(batch["pose"][:, 3:], batch["shape"], batch["gender"])
+            return self.tokenizer.quantise(self.tokenizer.encode_points(points))[0]
+
+    @torch.no_grad()
+    def joints(self, tokens: Tensor) -> Tensor:
+        """The 17 annotated joints (B, 17, 3) of decoded tokens (B, T), canonical axes."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self.regressor @ self.tokenizer.decode_points(self.tokenizer.quantiser.lookup(tokens))
+
+
+def joints_of_points(tokenizer: nn.Module, regressor: Tensor) -> Tensor:
+    """A joint regressor (J, V) of the full mesh as one (J, P) of the points that the tokenizer decodes."""
+    if not tokenizer.lifted:
+        return regressor
+    places = tokenizer.lift_points.long().flatten()
+    values = (regressor[:, :, None] * tokenizer.lift_weights[None]).flatten(1)
+    return regressor.new_zeros(len(regressor), len(tokenizer.points)).index_add(1, places, values)
+
+
+def normalise(pictures: Tensor) -> Tensor:
+    """Crops (B, 3, H, W) uint8 → what the backbones read."""
+    mean, std = (pictures.new_tensor(v, dtype=torch.float32)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return (pictures.float() / 255 - mean) / std
+
+
+def build(settings: dict[str, Any], tokenizer: nn.Module, bodies: SmplBodies | AnnyBodies) -> Mega | VQHPS:
+    """The model of a configuration over the tokenizer's tokens."""
+    settings = dict(settings)
+    kind = settings.pop("kind", "mega")
+    sizes = {"token_count": tokenizer.token_count, "code_count": tokenizer.code_count}
+    if kind == "mega":
+        conditioning = dict(settings.pop("conditioning"))
+        if "channels" not in conditioning:
+            from mega_backend.model import backbones
+
+            conditioning["channels"] = backbones.build(**conditioning["backbone"]).channels
+        return Mega.from_config({**sizes, **settings, "conditioning": {"kind": "image", **conditioning}})
+    if kind == "vqhps":
+        if "initial_pose" not in settings:
+            settings["initial_pose"] = bodies.initial_pose()
+        return VQHPS.from_config({**sizes, **settings})
+    raise ValueError(f'model.kind must be "mega" or "vqhps", not {kind!r}')
+
+
+def _input_size(model: Mega | VQHPS) -> int:
+    return model.backbone.input_size if isinstance(model, Mega) else model.input_size
+
+
+def _check(source: Source, bodies: SmplBodies | AnnyBodies) -> None:
+    table = source.annotations
+    if table.body != bodies.kind:
+        raise ValueError(f"the dataset in {source.folder} is of {table.body} bodies: set body.kind={table.body}")
+    if table.joint_set != "h36m":
+        raise ValueError("training needs files with the annotated joints ('part'), not evaluation files")
+    if isinstance(bodies, SmplBodies):
+        bodies.check_genders(table.gender, f"the dataset in {source.folder}")
+
+
+def held_out(source: Source, size: int, count: int) -> Batch:
+    """The first `count` readable people of a source as one batch, as they are."""
+    rows = np.linspace(0, len(source.annotations) - 1, min(count, len(source.annotations))).astype(int)
+    items = [item for _, item in in_order(source, size, rows.tolist()) if item is not None]
+    if not items:
+        raise ValueError(f"no picture in {source.folder} can be read: check the folder")
+    return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
+
+
+def load_backbone(model: Mega | VQHPS, path: Path) -> None:
+    """Fill the backbone(s) from a file of their own; names may carry prefixes, torchvision's ResNet names are known.
+
+    Raises:
+        ValueError: nothing in the file fits.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(path)
+    else:
+        from mega_backend.foreign import read_torch
+
+        state = read_torch(path)
+    for key in ("state_dict", "model"):
+        state = state[key] if isinstance(state.get(key), dict) else state
+    for backbone in (m for name, m in model.named_children() if name.startswith("backbone")):
+        own = backbone.state_dict()
+        fitting = {}
+        for name, value in state.items():
+            for renamed in _backbone_names(name):
+                if renamed in own and own[renamed].shape == value.shape:
+                    fitting[renamed] = value
+        if len(fitting) < len(own) / 2:
+            raise ValueError(f"{path} fits {len(fitting)} of {len(own)} tensors of the backbone: give its weights")
+        backbone.load_state_dict(fitting, strict=False)
+        print(f"{path.name}: {len(fitting)} of {len(own)} tensors of the backbone")
+
+
+def _backbone_names(name: str) -> list[str]:
+    """What a name in a foreign file may be called here."""
+    for prefix in ("module.", "backbone."):
+        name = name.removeprefix(prefix)
+    places = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
+    head, dot, rest = name.partition(".")
+    return [name, places[head] + dot + rest] if head in places else [name]
+
+
+def start_from(model: nn.Module, folder: Path) -> None:
+    """Take what fits, by name and shape, from a run of any stage or from a model folder.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    if (folder / "checkpoint.pt").is_file():
+        state = averaged_state(folder, "model.")
+    else:
+        loaded = checkpoint.load(folder).model
+        state = {} if loaded is None else loaded.state_dict()
+    own = model.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise ValueError(f"nothing in {folder} fits this model: give a run or a model folder of the same sizes")
+    model.load_state_dict(fitting, strict=False)
+    print(f"{folder}: {len(fitting)} of {len(own)} tensors taken")
+
+
+def _overlay(crop: Tensor, flat: Tensor) -> np.ndarray:
+    """A crop above the same crop with points (V, 2) in crop coordinates drawn over it."""
+    picture = crop.permute(1, 2, 0).numpy()
+    drawn = picture.copy()
+    pixels = ((flat + 1) / 2 * len(drawn)).round().int()
+    for x, y in pixels[:: max(1, len(pixels) // 2000)].tolist():
+        cv2.circle(drawn, (x, y), 0, (80, 220, 120), -1)
+    return np.concatenate([picture, drawn])
+
+
+def export(task: ImageTask, folder: Path, name: str, note: dict[str, Any]) -> Path:
+    """Write body, tokenizer and model as a model folder, which `mega --model` takes."""
+    fixed = task._fixed
+    body, state = fixed.bodies.exported()
+    kind = "mega" if isinstance(task.model, Mega) else "vqhps"
+    config = {
+        "format": checkpoint.FORMAT,
+        "name": name,
+        "body": body,
+        "tokenizer": fixed.tokenizer.config,
+        "model": {**task.model.config, "kind": kind},
+        "provenance": [note],
+    }
+    parts: tuple[tuple[str, Callable], ...] = (("tokenizer", fixed.tokenizer), ("model", task.model))
+    for prefix, module in parts:
+        state |= {f"{prefix}.{key}": value for key, value in module.state_dict().items()}
+    return checkpoint.save(folder, config, state)
