@@ -35,8 +35,17 @@ class Attention(nn.Module):
             for part in (query, key, value)
         )
         mask = None if key_mask is None else key_mask[:, None, None, :]
-        y = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        # Fused attention is slow to differentiate on CPUs: a training step takes a third less time without.
+        attend = _attention if x.device.type == "cpu" and torch.is_grad_enabled() else F.scaled_dot_product_attention
+        y = attend(query, key, value, attn_mask=mask)
         return self.proj(y.transpose(1, 2).reshape(batch, places - skip, width))
+
+
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None):
+    scores = query @ key.mT * query.shape[-1] ** -0.5
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    return scores.softmax(-1) @ value
 
 
 class FeedForward(nn.Module):

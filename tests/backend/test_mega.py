@@ -169,3 +169,12 @@ def test_gradients_reach_every_parameter_of_the_landmark_model():
     loss = model.logits(tokens, visible, features).square().sum() + rotation.sum() + camera.sum()
     (loss + model.logits(tokens, visible).square().sum()).backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+
+
+def test_training_and_inference_compute_the_same():
+    """They attend by different code on the CPU."""
+    model, features = landmark_model()
+    tokens, visible = torch.randint(0, 64, (3, 6)), torch.rand(3, 6) < 0.5
+    training = model.logits(tokens, visible, features)
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(tokens, visible, features), training.detach(), rtol=1e-4, atol=1e-5)

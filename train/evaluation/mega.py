@@ -1,0 +1,226 @@
+"""`python -m train.evaluate mega`: a landmark model against held-out bodies under synthetic views.
+
+Actors and shapes that training never saw, from every side, with the detector's noise. Joints are the 14 of the standard
+protocol, taken from the mesh; *standard* numbers are relative to the pelvis, *released* ones to the mean vertex (17
+joints). MPJPE includes the predicted root rotation, PA-MPJPE does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mega_backend import checkpoint
+from mega_backend.body import Body
+from mega_backend.model.mega import Mega
+from mega_backend.rotations import matrix_from_6d
+from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE
+from train import metrics
+from train.data import views
+from train.data.bank import Bank, prepare
+from train.data.bodies import held_out
+
+HELP = "MEGA from landmarks: PVE, MPJPE, PA-MPJPE, best of Q, diversity, calibration"
+SETTINGS = {
+    "whole": ("whole person, 2D landmarks and the detector's 3D estimate", views.ViewOptions().benign()),
+    "flat": (
+        "whole person, 2D landmarks alone",
+        views.ViewOptions(cut_off=0.0, occluded=0.0, missing=0.0, has_estimate=0.0),
+    ),
+    "any": ("as in training: some cut off, occluded, with landmarks or the 3D estimate missing", views.ViewOptions()),
+}
+LIMBS = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
+LSP14 = list(metrics.BODY22_TO_LSP14)
+
+
+def configure(cli: argparse.ArgumentParser) -> None:
+    """The subcommand's arguments."""
+    cli.add_argument("--model", default="default", help="model folder (default: the bundled one)")
+    cli.add_argument("--mocap", type=Path, required=True, help="folder of motion capture with the held-out actors")
+    cli.add_argument("--split", default="test", choices=("val", "test"))
+    cli.add_argument("--bodies", type=int, default=500, help="bodies of each kind")
+    cli.add_argument("--sampled", type=int, default=100, help="bodies of each kind that are also sampled")
+    cli.add_argument("--samples", type=int, default=25)
+    cli.add_argument("--steps", type=int, default=5)
+    cli.add_argument("--temperature", type=float, default=1.0)
+    cli.add_argument("--seed", type=int, default=0)
+    cli.add_argument("--device", default="cpu")
+    cli.add_argument("--only", nargs="+", choices=tuple(SETTINGS), default=tuple(SETTINGS))
+    cli.add_argument("-o", "--output", type=Path, help="write the numbers to this JSON file and a table beside it")
+
+
+class MeshJoints:
+    """Joints straight from the points a tokenizer decodes: regressor and lift as one matrix, no full mesh."""
+
+    def __init__(self, body: Body, tokenizer: MeshVQVAE, name: str) -> None:
+        regressor = body.regressor(name)
+        if tokenizer.lifted:
+            count = len(tokenizer.points)
+            weights = regressor.new_zeros(len(regressor), count)
+            places = tokenizer.lift_points.long().flatten()
+            values = (regressor[:, :, None] * tokenizer.lift_weights[None]).flatten(1)
+            regressor = weights.index_add(1, places, values)
+        self.matrix = regressor
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """points (…, P, 3) → joints (…, J, 3)."""
+        return self.matrix.to(points) @ points
+
+
+def evaluate(
+    tokenizer: MeshVQVAE,
+    model: Mega,
+    bank: Bank,
+    options: views.ViewOptions,
+    sampled: int = 100,
+    samples: int = 25,
+    steps: int = 5,
+    temperature: float = 1.0,
+    seed: int = 0,
+    chunk: int = 50,
+) -> dict[str, Any]:
+    """Numbers (mm, degrees) of a model on a bank's bodies, one view of each; the first `sampled` also by samples."""
+    body = Body.bundled()
+    j22, coco = MeshJoints(body, tokenizer, "body22"), MeshJoints(body, tokenizer, "coco17")
+    generator = torch.Generator().manual_seed(seed)
+    view = views.draw(bank.landmarks, bank.root, generator, options)
+    found: dict[str, list[Tensor]] = {}
+
+    def note(name: str, value: Tensor) -> None:
+        found.setdefault(name, []).append(value.cpu())
+
+    device = next(model.parameters()).device
+    for start in range(0, len(bank), chunk):
+        stop = min(start + chunk, len(bank))
+        features = view.features[start:stop].to(device)
+        condition = model.condition(features)
+        rotation = matrix_from_6d(condition.rotation_6d.float()).cpu()
+        true_rotation = view.rotation[start:stop]
+        true_mesh = body.canonical_skin(*bank.posed(start, stop))
+        true_j22, true_coco = bank.joints[start:stop], body.joints(true_mesh, "coco17")
+
+        best = model.best(condition)
+        points = tokenizer.decode_points(tokenizer.quantiser.lookup(best.tokens)).cpu()
+        _note_errors(note, "", points, rotation, j22, coco, true_j22, true_coco, true_rotation)
+        mesh = tokenizer.lift(points.to(device)).cpu()
+        moved = metrics.moved_to(mesh, j22(points)[:, 0]) @ rotation.mT
+        note("pve", metrics.distances(moved, metrics.moved_to(true_mesh, true_j22[:, 0]) @ true_rotation.mT))
+        note("canonical_pve", metrics.distances(mesh, true_mesh))
+        note("degrees", _degrees(rotation, true_rotation))
+        known = view.landmarks_3d[start:stop].isfinite().flatten(1).all(1)
+        truth = bank.landmarks[start:stop][:, LIMBS]
+        note(
+            "detector_pa_mpjpe", metrics.aligned_distances(view.landmarks_3d[start:stop][known][:, LIMBS], truth[known])
+        )
+
+        if start < sampled:
+            take = slice(0, min(stop, sampled) - start)
+            part = condition.select(torch.arange(take.stop, device=device))
+            drawn = model.draw(part, samples, steps, temperature, generator=seed)
+            latent = tokenizer.quantiser.lookup(drawn.tokens.flatten(0, 1))
+            points = tokenizer.decode_points(latent).unflatten(0, drawn.tokens.shape[:2]).cpu()
+            joints = j22(points)[..., LSP14, :]
+            true = true_j22[take][:, None][..., LSP14, :].expand_as(joints)
+            note("sample_pa_mpjpe", metrics.aligned_distances(joints, true))
+            camera = (j22(points) - j22(points)[..., :1, :]) @ rotation[take, None].mT
+            true_camera = (true_j22[take] - true_j22[take][:, :1]) @ true_rotation[take].mT
+            note("sample_mpjpe", metrics.distances(camera[..., LSP14, :], true_camera[:, None][..., LSP14, :]))
+            note("sample_log_probability", drawn.log_probability)
+            note("diversity", metrics.pairwise_distance(joints))
+            note("joints", joints)
+            note("true_joints", true[:, 0])
+    return _summary({name: torch.cat(parts) for name, parts in found.items()})
+
+
+def _note_errors(note, prefix, points, rotation, j22, coco, true_j22, true_coco, true_rotation) -> None:
+    joints = j22(points)
+    note(prefix + "pa_mpjpe", metrics.aligned_distances(joints[:, LSP14], true_j22[:, LSP14]))
+    turned = metrics.moved_to(joints, joints[:, 0]) @ rotation.mT
+    true = metrics.moved_to(true_j22, true_j22[:, 0]) @ true_rotation.mT
+    note(prefix + "mpjpe", metrics.distances(turned[:, LSP14], true[:, LSP14]))
+    # Canonical meshes have their mean vertex at the origin already.
+    released = metrics.distances(coco(points) @ rotation.mT, true_coco @ true_rotation.mT)
+    note(prefix + "released_mpjpe", released)
+
+
+def _degrees(rotation: Tensor, truth: Tensor) -> Tensor:
+    return torch.rad2deg(torch.acos((((rotation * truth).sum((1, 2)) - 1) / 2).clamp(-1, 1)))
+
+
+def _summary(found: dict[str, Tensor]) -> dict[str, Any]:
+    plain = ("pa_mpjpe", "mpjpe", "pve", "canonical_pve", "released_mpjpe", "detector_pa_mpjpe")
+    result: dict[str, Any] = {name: found[name].mean().item() for name in plain if len(found[name])}
+    result["degrees_median"] = found["degrees"].median().item()
+    result["pa_mpjpe_90th"] = found["pa_mpjpe"].quantile(0.9).item()
+    if "sample_pa_mpjpe" in found:
+        for name in ("pa_mpjpe", "mpjpe"):
+            errors = found[f"sample_{name}"]
+            result[f"best_of_{name}"] = metrics.best_of(errors).means()
+            result[f"mean_sample_{name}"] = errors.mean().item()
+            likeliest = found["sample_log_probability"].argmax(1, keepdim=True)
+            result[f"likeliest_{name}"] = errors.gather(1, likeliest).mean().item()
+        errors = found["sample_pa_mpjpe"]
+        result["gain_best_of_all"] = 1 - errors.amin(1).mean().item() / errors.mean().item()
+        result["diversity"] = found["diversity"].mean().item()
+        joints, truth = found["joints"], found["true_joints"]
+        result["coverage"] = metrics.coverage(joints, truth)
+        error = metrics.MILLIMETRES * (joints.mean(1) - truth).norm(dim=-1)
+        result["spread_error_correlation"] = metrics.correlation(metrics.spread(joints), error)
+    return result
+
+
+@torch.no_grad()
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate and print; returns the numbers."""
+    loaded = checkpoint.load(args.model, args.device)
+    body = Body.bundled()
+    joints_only = body.subset(torch.arange(1))
+    results: dict[str, Any] = {"model": loaded.config["name"], "steps": args.steps, "temperature": args.temperature}
+    for kind in ("mocap", "synthetic"):
+        bank = prepare(joints_only, **held_out(joints_only, args.mocap, args.split, args.bodies, kind))
+        for name in args.only:
+            results[f"{kind} {name}"] = evaluate(
+                loaded.tokenizer,
+                loaded.model,
+                bank,
+                SETTINGS[name][1],
+                min(args.sampled, args.bodies),
+                args.samples,
+                args.steps,
+                args.temperature,
+                args.seed,
+            )
+            print(table({f"{kind} {name}": results[f"{kind} {name}"]}, header=kind == "mocap" and name == args.only[0]))
+    if args.output:
+        args.output.write_text(json.dumps(results, indent=2) + "\n")
+        rows = {name: value for name, value in results.items() if isinstance(value, dict)}
+        args.output.with_suffix(".md").write_text(table(rows, header=True) + "\n")
+    return results
+
+
+def table(results: dict[str, dict[str, Any]], header: bool) -> str:
+    """A Markdown table, a row for each kind of bodies and views."""
+    lines = []
+    if header:
+        lines += [
+            "| bodies and views | PVE | MPJPE | PA-MPJPE | one sample | best of 5 / 10 / 25 | gain | rotation | APD |"
+            " coverage of 50 / 90 % | detector's PA |",
+            "|" + "---|" * 11,
+        ]
+    for name, row in results.items():
+        best = row.get("best_of_pa_mpjpe", {})
+        bests = " / ".join(f"{best[q]:.1f}" for q in (5, 10, 25) if q in best)
+        coverage = " / ".join(f"{100 * share:.0f}" for share in row.get("coverage", {}).values())
+        gain = f"{100 * row.get('gain_best_of_all', 0):.0f} %"
+        detector = f"{row['detector_pa_mpjpe']:.1f}" if "detector_pa_mpjpe" in row else "–"
+        lines.append(
+            f"| {name} | {row['pve']:.1f} | {row['mpjpe']:.1f} | {row['pa_mpjpe']:.1f} |"
+            f" {row.get('mean_sample_pa_mpjpe', float('nan')):.1f} | {bests} | {gain} |"
+            f" {row['degrees_median']:.1f}° | {row.get('diversity', float('nan')):.1f} | {coverage} | {detector} |"
+        )
+    return "\n".join(lines)
