@@ -28,7 +28,8 @@ class MeshVQVAE(nn.Module):
       all vertices are convolved themselves;
     - ``encoder``, ``decoder``: layers ``{points, neighbours, channels, bases, residual_rate}``, with points and
       channels those that come *out*, and ``neighbours`` the width M of the connection lists;
-    - ``codes``, ``quantisers``, ``shared_codebook``, ``decay``, ``commitment``, ``revive_below``: see ``quantiser``;
+    - ``codes``, ``quantisers``, ``shared_codebook``, ``decay``, ``commitment``, ``revive_below``,
+      ``rotate_gradient``: see ``quantiser``;
     - ``normalise``: points are standardised by their own mean and spread over bodies, latents whitened per token (both
       measured by the training, kept as buffers). False computes exactly what is published.
     """
@@ -65,6 +66,7 @@ class MeshVQVAE(nn.Module):
         self.quantiser = ResidualQuantiser(
             self.config.get("quantisers", 1),
             self.config.get("shared_codebook", False),
+            self.config.get("rotate_gradient", False),
             codes=self.code_count,
             dimensions=self.latent_size,
             decay=self.config.get("decay", 0.99),
@@ -177,7 +179,7 @@ class MeshVQVAE(nn.Module):
         return self.encode_points(vertices[:, self.points] if self.lifted else vertices)
 
     def quantise(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents ``(B, T, D)`` → tokens ``(B, T)``, quantised latents (straight-through gradient), quantiser loss.
+        """Latents ``(B, T, D)`` → tokens ``(B, T)``, quantised latents (with a gradient), quantiser loss.
 
         In training mode the codebook follows.
         """

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 class Quantiser(nn.Module):
-    """Nearest code by L2 distance; straight-through gradient; codes are moving averages of what they stand for.
+    """Nearest code by L2 distance; codes are moving averages of what they stand for.
 
     The buffers carry the published layout: ``codebook (K, D)``, ``ema_sum (K, D)``, ``ema_count (K)``.
     A code whose smoothed count falls under ``revive_below`` times the mean count is dead: it moves to the latent of the
@@ -45,14 +45,13 @@ class Quantiser(nn.Module):
         return F.embedding(tokens, self.codebook)
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents ``(…, D)`` → tokens ``(…)``, their codes ``(…, D)`` with straight-through gradient, and the loss."""
+        """Latents ``(…, D)`` → tokens ``(…)``, their codes ``(…, D)`` (no gradient), and the commitment loss."""
         with torch.no_grad():
             tokens = self.nearest(latent)
             codes = self.lookup(tokens)
             if self.training:
                 self.update(latent.detach().flatten(0, -2), tokens.flatten())
-        loss = self.commitment * F.mse_loss(latent, codes)
-        return tokens, latent + (codes - latent).detach(), loss
+        return tokens, codes, self.commitment * F.mse_loss(latent, codes)
 
     @torch.no_grad()
     def update(self, latent: Tensor, tokens: Tensor) -> None:
@@ -98,11 +97,13 @@ class ResidualQuantiser(nn.Module):
     """Quantisers in turn, each coding what the ones before left over; optionally all with one shared codebook.
 
     With one stage tokens are ``(…)``; with S > 1 stages ``(…, S)``. Without any stage nothing is quantised: the model
-    around it is a plain autoencoder, and asking for tokens is an error.
+    around it is a plain autoencoder, and asking for tokens is an error. ``rotate`` chooses the gradient: `rotated`
+    instead of the published `straight_through`.
     """
 
-    def __init__(self, stages: int, shared: bool = False, **options):
+    def __init__(self, stages: int, shared: bool = False, rotate: bool = False, **options):
         super().__init__()
+        self.gradient = rotated if rotate else straight_through
         if stages < 0:
             raise ValueError(f"{stages} quantisers: the number must be 0 (plain autoencoder) or more.")
         self.stages = stages
@@ -120,13 +121,30 @@ class ResidualQuantiser(nn.Module):
         return sum(quantiser.lookup(tokens[..., stage]) for stage, quantiser in enumerate(self))
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents ``(…, D)`` → tokens, quantised latents ``(…, D)`` with straight-through gradient, and the loss."""
+        """Latents ``(…, D)`` → tokens, quantised latents ``(…, D)`` with a gradient, and the loss."""
         if self.stages == 0:
             return latent.new_zeros((*latent.shape[:-1], 0), dtype=torch.long), latent, latent.new_zeros(())
         tokens, total, loss, rest = [], 0.0, 0.0, latent
         for quantiser in self:
             stage_tokens, codes, stage_loss = quantiser(rest)
-            rest = rest - codes.detach()
-            tokens, total, loss = [*tokens, stage_tokens], total + codes.detach(), loss + stage_loss
-        quantised = latent + (total - latent).detach()
-        return tokens[0] if self.stages == 1 else torch.stack(tokens, -1), quantised, loss
+            rest = rest - codes
+            tokens, total, loss = [*tokens, stage_tokens], total + codes, loss + stage_loss
+        return tokens[0] if self.stages == 1 else torch.stack(tokens, -1), self.gradient(latent, total), loss
+
+
+def straight_through(latent: Tensor, quantised: Tensor) -> Tensor:
+    """The quantised latents ``(…, D)``; their gradient passes to the latents as it is."""
+    return latent + (quantised - latent).detach()
+
+
+def rotated(latent: Tensor, quantised: Tensor) -> Tensor:
+    """The quantised latents ``(…, D)``; their gradient turns and scales with the step from latent to code.
+
+    The code is written as λ·R·latent with the rotation R and scale λ held constant (Fifty et al. 2024, "Restructuring
+    vector quantization with the rotation trick").
+    """
+    before, after = F.normalize(latent.detach(), dim=-1, eps=1e-6), F.normalize(quantised, dim=-1, eps=1e-6)
+    scale = quantised.norm(dim=-1, keepdim=True) / latent.detach().norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    middle = F.normalize(before + after, dim=-1, eps=1e-6)
+    reflected = latent - 2 * (latent * middle).sum(-1, keepdim=True) * middle
+    return scale * (reflected + 2 * (latent * before).sum(-1, keepdim=True) * after)

@@ -1,0 +1,270 @@
+"""Stage 1: train the Mesh-VQ-VAE on bodies posed on the fly.
+
+    python -m train.mesh_vqvae tokenizer mocap=FOLDER --run runs/tokenizer
+    python -m train.mesh_vqvae tokenizer --run runs/tokenizer --export FOLDER   # the weights so far, as a model folder
+
+Only the convolved subset of the body is posed. Its points count in the loss by the share of the full mesh that follows
+them through the lift, so that the loss is (nearly) the mean vertex distance of the full mesh.
+
+The first steps train a plain autoencoder. Then latents are whitened per token, the codebook is placed by k-means, and
+training goes on through the quantiser.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mega_backend import checkpoint
+from mega_backend.body import Body
+from mega_backend.tokenizer.hierarchy import Hierarchy, fit_lift
+from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE
+from train import config as configuration
+from train.config import Config
+from train.data.bodies import BodySampler
+from train.loop import Batch, LoopConfig, Task, step_generator, train
+
+POSED_AT_ONCE = 32
+
+
+class LayerConfig(Config):
+    """One layer of the network."""
+
+    level: int = Field(ge=0, description="resolution that comes out: an index into `sizes`")
+    channels: int = Field(gt=0)
+    reach: int = Field(gt=0, description="same level: neighbours up to so many steps away; else: nearest coarse points")
+    bases: int = Field(9, ge=0)
+    residual_rate: float = Field(0.0, ge=0, le=1)
+
+
+class TokenizerConfig(Config):
+    """The bundled tokenizer and its training."""
+
+    loop: LoopConfig
+    mocap: Path | None = Field(None, description="folder of motion capture (train/, val/, test/ with .npz recordings)")
+    sizes: tuple[int, ...] = Field(description="points of each level, fine to coarse")
+    lift_neighbours: int = Field(16, gt=1)
+    lift_bodies: int = Field(300, gt=0)
+    lift_ridge: float = Field(1e-7, gt=0, description="metres²")
+    encoder: tuple[LayerConfig, ...]
+    decoder: tuple[LayerConfig, ...]
+    codes: int = Field(512, gt=0)
+    quantisers: int = Field(1, ge=0)
+    shared_codebook: bool = False
+    decay: float = 0.99
+    commitment: float = 0.25
+    revive_below: float = 0.03
+    rotate_gradient: bool = Field(False, description="through the quantiser by rotation, not straight through")
+    batch: int = Field(32, gt=0, description="bodies per shard")
+    quantise_from: int = Field(1000, ge=0, description="steps before which nothing is quantised")
+    quantiser_weight: float = Field(0.02, description="of the quantiser's loss beside the distance in metres")
+    statistics_bodies: int = Field(2048, gt=0, description="for means, whitening and k-means")
+
+
+def build(config: TokenizerConfig, body: Body, sampler: BodySampler) -> MeshVQVAE:
+    """The network that the configuration describes, over a hierarchy of the body, with its lift fitted."""
+    hierarchy = Hierarchy.of_mesh(body.mean.cpu().numpy(), body.quads.cpu().numpy(), config.sizes)
+    layers, connections, level = [], [], 0
+    for layer in (*config.encoder, *config.decoder):
+        if layer.level == level:
+            matrix = hierarchy.convolution(level, layer.reach)
+        elif layer.level > level:
+            matrix = hierarchy.pooling(level, layer.level, layer.reach)[0]
+        else:
+            matrix = hierarchy.pooling(layer.level, level, layer.reach)[1]
+        level = layer.level
+        connections.append(matrix)
+        layers.append(
+            {
+                "points": len(matrix),
+                "neighbours": (matrix.shape[1] - 1) // 2,
+                "channels": layer.channels,
+                "bases": layer.bases,
+                "residual_rate": layer.residual_rate,
+            }
+        )
+    names = (
+        "lift_neighbours",
+        "codes",
+        "quantisers",
+        "shared_codebook",
+        "decay",
+        "commitment",
+        "revive_below",
+        "rotate_gradient",
+    )
+    network = {
+        "vertices": body.vertex_count,
+        "encoder": layers[: len(config.encoder)],
+        "decoder": layers[len(config.encoder) :],
+        "normalise": True,
+        "part_names": list(body.part_names),
+        **{name: getattr(config, name) for name in names},
+    }
+    model = MeshVQVAE.build(network, connections, config.loop.seed)
+    people = sampler.sample(config.lift_bodies, step_generator(config.loop.seed, 0, 2**16))
+    posed = body.canonical_skin(people["rotations"], people["shape"])
+    ids, weights = fit_lift(hierarchy, posed.cpu().numpy(), config.lift_neighbours, config.lift_ridge)
+    points = torch.as_tensor(hierarchy.levels[0].copy())
+    model.set_lift(points, torch.as_tensor(ids), torch.as_tensor(weights))
+    return model
+
+
+def point_mass(model: MeshVQVAE, smallest: float = 0.1) -> Tensor:
+    """Share of the full mesh ``(P)`` that follows each point; no point counts less than ``smallest`` of the mean."""
+    mass = torch.zeros(len(model.points)).index_add_(
+        0, model.lift_points.long().flatten(), model.lift_weights.flatten().abs()
+    )
+    mass = mass.clamp(min=smallest * float(mass.mean()))
+    return mass / mass.sum()
+
+
+class Tokenizer(Task):
+    """The Mesh-VQ-VAE with its data and loss."""
+
+    def __init__(self, config: TokenizerConfig, body: Body):
+        super().__init__()
+        if config.mocap is None:
+            raise ValueError("No motion capture: add mocap=FOLDER, the folder that holds train/, val/ and test/.")
+        self.settings = config
+        self.model = build(config, body, BodySampler(body, "train", config.mocap))
+        self._posing = body.subset(self.model.points.long())
+        self._sampler = BodySampler(self._posing, "train", config.mocap)
+        held_out = BodySampler(body, "val", config.mocap).sample(256, step_generator(config.loop.seed, 1, 2**16))
+        self._held_out = body.canonical_skin(held_out["rotations"], held_out["shape"])
+        self._blocks: dict[tuple[int, int], Tensor] = {}
+        self.register_buffer("mass", point_mass(self.model), persistent=False)
+        self.register_buffer("quantising", torch.tensor(False))
+        self.model.fit_points(self._points(config.statistics_bodies, step_generator(config.loop.seed, 2, 2**16)))
+
+    def _points(self, count: int, generator: torch.Generator) -> Tensor:
+        people = self._sampler.sample(count, generator)
+        return self._posing.canonical_skin(people["rotations"], people["shape"])
+
+    def shard(self, step: int, shard: int, generator: torch.Generator) -> Batch:
+        """Bodies are posed for POSED_AT_ONCE steps at a time: in bulk they cost a tenth."""
+        block, place = divmod(step, POSED_AT_ONCE)
+        if (block, shard) not in self._blocks:
+            self._blocks = {key: value for key, value in self._blocks.items() if key[0] == block}
+            bulk = step_generator(self.settings.loop.seed + 1, block, shard)
+            self._blocks[block, shard] = self._points(POSED_AT_ONCE * self.settings.batch, bulk)
+        points = self._blocks[block, shard][place * self.settings.batch :][: self.settings.batch]
+        return {"points": points, "step": torch.tensor([step])}
+
+    @torch.no_grad()
+    def _start_quantising(self, step: int) -> None:
+        with torch.autocast(self.mass.device.type, enabled=False):
+            points = self._points(
+                self.settings.statistics_bodies, step_generator(self.settings.loop.seed, step, 2**16 + 1)
+            )
+            latent = torch.cat([self.model.encode_points(part) for part in points.to(self.mass.device).split(256)])
+            rest = self.model.fit_latents(latent).flatten(0, 1)
+            for quantiser in self.model.quantiser:
+                quantiser.fit(rest[:: max(1, len(rest) // (24 * self.settings.codes))])
+                rest = rest - quantiser.lookup(quantiser.nearest(rest))
+        self.quantising.fill_(True)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        points, model = batch["points"], self.model
+        if not self.quantising and int(batch["step"][0]) >= self.settings.quantise_from:
+            self._start_quantising(int(batch["step"][0]))
+        latent = model.encode_points(points).float()
+        scalars, quantiser_loss = {}, 0.0
+        if self.quantising and self.settings.quantisers:
+            with torch.autocast(points.device.type, enabled=False):
+                tokens, latent, quantiser_loss = model.quantise(latent)
+            scalars = {"quantiser": quantiser_loss.detach(), "codes": tokens.unique().numel()}
+        decoded = model.decode_points(latent).float()
+        distance = ((decoded - points).norm(dim=-1) @ self.mass).mean()
+        scalars = {"distance_mm": 1000 * distance.detach(), **scalars}
+        return distance + self.settings.quantiser_weight * quantiser_loss, scalars
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        total, tokens = 0.0, []
+        for vertices in self._held_out.to(self.mass.device).split(64):
+            latent = self.model.latent(vertices)
+            if self.quantising and self.settings.quantisers:
+                token, latent, _ = self.model.quantise(latent)
+                tokens.append(token)
+            total += float((self.model.decode_latent(latent) - vertices).norm(dim=-1).mean(1).sum())
+        scalars = {"vertex_error_mm": 1000 * total / len(self._held_out)}
+        if tokens:
+            scalars["codes"] = torch.cat(tokens).unique().numel()
+        return scalars
+
+    @torch.no_grad()
+    def measure_token_parts(self, bodies: int = 16, changes: int = 4) -> None:
+        """Fill ``token_part``: the part whose points move most, together, when the token takes another code."""
+        self.model.token_part.copy_(
+            token_influence(self.model, self._posing, self._held_out[:bodies], changes).argmax(1)
+        )
+
+
+@torch.no_grad()
+def token_influence(model: MeshVQVAE, posing: Body, vertices: Tensor, changes: int = 4, seed: int = 0) -> Tensor:
+    """Metres ``(T, parts)`` that the points of each part move in sum when one token is replaced, averaged over bodies.
+
+    Replacements are tokens that the same place has in other bodies. The points cover the surface evenly.
+    """
+    tokens = model.encode(vertices)
+    before = model.decode_points(model.quantiser.lookup(tokens))
+    member = torch.nn.functional.one_hot(posing.vertex_part, len(posing.part_names)).to(before)
+    influence = torch.zeros(model.token_count, len(posing.part_names), device=before.device)
+    for shift in range(1, changes + 1):
+        for place in range(model.token_count):
+            changed = tokens.clone()
+            changed[:, place] = tokens[:, place].roll(shift, 0)
+            after = model.decode_points(model.quantiser.lookup(changed))
+            influence[place] += ((after - before).norm(dim=-1) @ member).mean(0) / changes
+    return influence
+
+
+def export(task: Tokenizer, folder: Path, note: dict[str, Any]) -> Path:
+    """Write the tokenizer as a model folder."""
+    task.eval()
+    if task.settings.quantisers:
+        task.measure_token_parts()
+    config = {
+        "format": checkpoint.FORMAT,
+        "name": "anny-tokenizer",
+        "body": {"kind": "anny"},
+        "tokenizer": task.model.config,
+        "model": None,
+        "provenance": [note],
+    }
+    state = {f"tokenizer.{name}": value for name, value in task.model.state_dict().items()}
+    return checkpoint.save(folder, config, state)
+
+
+def main() -> None:
+    cli = configuration.parser(__doc__.splitlines()[0], default="tokenizer")
+    cli.add_argument("--export", type=Path, help="write the averaged weights so far to this folder, train nothing")
+    arguments = cli.parse_args()
+    config = configuration.load(TokenizerConfig, arguments.config, arguments.overrides)
+    task = Tokenizer(config, Body.bundled())
+    if arguments.export:
+        state = torch.load(arguments.run / "checkpoint.pt", map_location="cpu", weights_only=True)
+        task.load_state_dict(state["task"])
+        task.load_state_dict((state["ema"] or {"average": {}})["average"], strict=False)
+        done = state["step"]
+    else:
+        train(task, config.loop, arguments.run)
+        done = config.loop.steps
+    scalars = task.eval().validate()
+    note = {
+        "stage": "mesh_vqvae",
+        "config": config.model_dump(mode="json", exclude={"mocap"}),
+        "steps": done,
+        **scalars,
+    }
+    target = arguments.export or arguments.run / "final"
+    print(f"{export(task, target, note)}: " + "  ".join(f"{k} {v:.4g}" for k, v in scalars.items()))
+
+
+if __name__ == "__main__":
+    main()
