@@ -281,6 +281,7 @@ def detector_estimate(points: Tensor, unseen: Tensor, random: "_Random", options
     placed = torch.zeros_like(full)
     for joint in (23, 24, *ORDER[:24], *range(25, 33)):
         placed[:, joint] = placed[:, PARENT[joint]] + bones[:, joint]
+    placed = placed - placed[:, 23:25].mean(1, keepdim=True)
     # Depth is flattened or stretched, the whole leans, and everybody is taken for nearly adult in size.
     placed[..., 2] *= torch.exp(0.15 * random.normal(count, 1) - 0.1)
     lean = torch.stack([9.0 * random.normal(count), 5.0 * random.normal(count), 3.0 * random.normal(count)], dim=-1)
