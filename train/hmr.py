@@ -9,7 +9,6 @@ the pose losses; `stage` in the configuration says which one runs.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from train.config import Config, load, parser
 from train.data import views
 from train.data.bank import Bank
 from train.loop import Batch, LoopConfig, Task, train
+from train.pretrain import draw_visible, masked_cross_entropy, step_mask_generator
 
 
 class DataConfig(Config):
@@ -203,15 +203,6 @@ def averaged_state(run: Path, prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
 
 
-def mask_like_training(tokens: Tensor, generator: torch.Generator) -> Tensor:
-    """Which tokens stay visible, (B, T) bool: ⌊T(1 − cos(π/2 · u))⌋ of each row, u uniform, anywhere."""
-    batch, places = tokens.shape
-    share = 1 - torch.cos(math.pi / 2 * torch.rand(batch, generator=generator))
-    count = (places * share).floor()
-    rank = torch.rand(batch, places, generator=generator).argsort(1).argsort(1)
-    return rank < count[:, None]
-
-
 class MaskedTask(ViewTask):
     """Stage 2: cross-entropy of the masked tokens, under landmarks and under nothing; the regressor learns on."""
 
@@ -277,9 +268,8 @@ class MaskedTask(ViewTask):
         model.train()
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         tokens = batch["tokens"]
-        visible = mask_like_training(tokens, generator).to(tokens.device)
+        visible = draw_visible(tokens, step_mask_generator())
         condition = self.model.condition(batch["features"])
         free = round(self.config.unconditional * len(tokens))
         shown = slice(free, None)
@@ -327,13 +317,6 @@ def whitening(errors: Tensor, floor: float = 1e-3) -> Tensor:
     scale = covariance.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None]
     covariance = covariance + floor * scale * torch.eye(errors.shape[-1])
     return torch.linalg.inv(torch.linalg.cholesky(covariance)).mT
-
-
-def masked_cross_entropy(logits: Tensor, tokens: Tensor, visible: Tensor) -> Tensor:
-    """Mean cross-entropy of the masked places; logits (B, T, K)."""
-    loss = F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), reduction="none")
-    weight = (~visible).flatten().float()
-    return (loss * weight).sum() / weight.sum().clamp_min(1)
 
 
 def main() -> None:
