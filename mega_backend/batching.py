@@ -26,7 +26,9 @@ from mega_backend import Cancelled
 log = logging.getLogger("mega.batching")
 
 GROW_AFTER = 64
-"""So many full batches without running out of memory double a limit that had been halved."""
+"""So many full batches double a limit that had been halved because the device ran out of memory."""
+SECONDS = 0.5
+"""A batch that takes longer has fewer rows next time: others wait for it, and cancelling waits for it."""
 
 
 class OutOfMemory(RuntimeError):
@@ -89,13 +91,13 @@ class Scheduler:
         """Forget a request; returns its calls that had waited."""
         return list(self._queues.pop(request, ()))
 
-    def batch(self, limit: int) -> list[Slice]:
-        """The next at most `limit` rows, all of one kind: that of the request whose turn it is. Empty if none waits."""
+    def batch(self, limit: Callable[[Hashable], int]) -> list[Slice]:
+        """The next at most `limit(kind)` rows, all of the kind of the request whose turn it is. Empty if none waits."""
         if not self._queues:
             return []
         kind = next(iter(self._queues.values()))[0].kind
         heads = [queue[0] for queue in self._queues.values() if queue[0].kind == kind]
-        shares = even_shares([call.left for call in heads], limit)
+        shares = even_shares([call.left for call in heads], limit(kind))
         slices = []
         for call, share in zip(heads, shares, strict=True):
             if share:
@@ -169,15 +171,16 @@ class Batcher:
     """The device loop: one thread that runs the rows of everybody.
 
     Args:
-        rows: most rows in one batch; halved when the device runs out of memory, doubled again after a while.
+        rows: most rows in one batch. The limit of a function is halved when the device runs out of memory and lowered
+            when batches take long, and grows again after a while.
         observe: called after each batch with (function's name, rows, requests, seconds).
     """
 
     def __init__(self, rows: int = 256, observe: Callable[[str, int, int, float], None] | None = None) -> None:
-        self.most_rows = self.limit = rows
+        self.rows = rows
+        self.limits: dict[Callable, Limit] = {}
         self.observe = observe or (lambda *_: None)
         self.out_of_memory = 0
-        self._full_batches = 0
         self._scheduler = Scheduler()
         self._ready = threading.Condition()
         self._cancelled: set[Hashable] = set()
@@ -245,9 +248,9 @@ class Batcher:
                 self._ready.wait_for(lambda: self._scheduler or self._stopping)
                 if self._stopping:
                     break
-                slices = self._scheduler.batch(self.limit)
+                slices = self._scheduler.batch(lambda kind: self._limit(kind[0]).rows)
             self._run(slices)
-        while slices := self._scheduler.batch(1 << 30):
+        while slices := self._scheduler.batch(lambda _: 1 << 30):
             for call, _, _ in slices:
                 _fail(call, Cancelled())
 
@@ -264,19 +267,18 @@ class Batcher:
             if sum(_rows(part) for _, part in call.payload.parts) == call.rows:
                 call.payload.done.set()
         size = sum(stop - start for _, start, stop in slices)
-        self._grow(size)
-        requests = len({call.request for call, _, _ in slices})
-        self.observe(_name(waiting.function), size, requests, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._limit(waiting.function).went_well(size, seconds)
+        self.observe(_name(waiting.function), size, len({call.request for call, _, _ in slices}), seconds)
 
     def _failed(self, slices: list[Slice], error: Exception) -> None:
         size = sum(stop - start for _, start, stop in slices)
         if is_out_of_memory(error):
             self.out_of_memory += 1
-            self._full_batches = 0
             _release_memory()
             if size > 1:
-                self.limit = size // 2
-                log.warning("the device ran out of memory with %d rows: going on with %d", size, self.limit)
+                self._limit(slices[0].call.payload.function).did_not_fit(size)
+                log.warning("the device ran out of memory with %d rows: going on with %d", size, size // 2)
                 with self._ready:
                     self._scheduler.give_back([part for part in slices if part.call.request not in self._cancelled])
                 for call in {part.call for part in slices if part.call.request in self._cancelled}:
@@ -295,12 +297,38 @@ class Batcher:
             self._scheduler.drop(call.request)
         _fail(call, error)
 
-    def _grow(self, size: int) -> None:
-        if self.limit >= self.most_rows or size < self.limit:
-            return
-        self._full_batches += 1
-        if self._full_batches >= GROW_AFTER:
-            self.limit, self._full_batches = min(2 * self.limit, self.most_rows), 0
+    def _limit(self, function: Callable) -> Limit:
+        return self.limits.setdefault(function, Limit(self.rows))
+
+
+class Limit:
+    """How many rows of one function may share a batch: what memory and patience allow."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.memory = most
+        """Rows that are believed to fit."""
+        self._patience = most
+        self._full = 0
+
+    @property
+    def rows(self) -> int:
+        return min(self.memory, self._patience)
+
+    def did_not_fit(self, rows: int) -> None:
+        """The device ran out of memory."""
+        self.memory, self._full = max(1, rows // 2), 0
+
+    def went_well(self, rows: int, seconds: float) -> None:
+        """A batch of so many rows took so long."""
+        if seconds > SECONDS and rows > 1:
+            self._patience = max(1, int(rows * SECONDS / seconds))
+        elif seconds < SECONDS / 4 and rows >= self._patience:
+            self._patience = min(2 * self._patience, self.most)
+        if rows >= self.memory < self.most:
+            self._full += 1
+            if self._full >= GROW_AFTER:
+                self.memory, self._full = min(2 * self.memory, self.most), 0
 
 
 def is_out_of_memory(error: BaseException) -> bool:

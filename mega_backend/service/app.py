@@ -65,7 +65,6 @@ class State:
         metrics.gauge("mega_running", "Requests that are worked on", lambda: self.jobs.running)
         metrics.gauge("mega_waiting", "Requests that wait for their turn", lambda: self.jobs.waiting)
         metrics.gauge("mega_held_bytes", "Uploads and decoded pictures in memory", lambda: self.held.bytes)
-        metrics.gauge("mega_batch_limit", "Rows that a device batch may have", lambda: batcher.limit)
         metrics.gauge("mega_out_of_memory", "Times that the device was out of memory", lambda: batcher.out_of_memory)
         metrics.gauge("mega_ready", "1 once the model is loaded", lambda: model.status == "ready")
 

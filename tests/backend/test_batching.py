@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mega_backend import Cancelled, batching
-from mega_backend.batching import Batcher, Call, OutOfMemory, Scheduler, even_shares
+from mega_backend.batching import Batcher, Call, Limit, OutOfMemory, Scheduler, even_shares
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(1, 100))
@@ -32,7 +32,7 @@ def test_every_row_runs_once_in_batches_of_one_kind(calls, limit):
     for call in entries:
         scheduler.add(call)
     ran: dict[Call, list[int]] = {call: [] for call in entries}
-    while slices := scheduler.batch(limit):
+    while slices := scheduler.batch(lambda _: limit):
         assert len({part.call.kind for part in slices}) == 1
         assert 0 < sum(part.stop - part.start for part in slices) <= limit
         for part in slices:
@@ -43,11 +43,11 @@ def test_every_row_runs_once_in_batches_of_one_kind(calls, limit):
 def test_a_long_video_does_not_starve_a_picture():
     scheduler = Scheduler()
     scheduler.add(Call("video", "logits", 12_500))
-    scheduler.batch(256)
+    scheduler.batch(lambda _: 256)
     scheduler.add(Call("picture", "logits", 5))
-    assert "picture" in {part.call.request for part in scheduler.batch(256)}
+    assert "picture" in {part.call.request for part in scheduler.batch(lambda _: 256)}
     scheduler.add(Call("picture", "decode", 5))
-    kinds = [scheduler.batch(256)[0].call.kind for _ in range(2)]
+    kinds = [scheduler.batch(lambda _: 256)[0].call.kind for _ in range(2)]
     assert "decode" in kinds
 
 
@@ -55,10 +55,10 @@ def test_what_is_given_back_runs_again_first():
     scheduler = Scheduler()
     for name in "abc":
         scheduler.add(Call(name, "k", 4))
-    slices = scheduler.batch(6)
+    slices = scheduler.batch(lambda _: 6)
     before = {part.call.request: (part.start, part.stop) for part in slices}
     scheduler.give_back(slices)
-    assert {part.call.request: (part.start, part.stop) for part in scheduler.batch(6)} == before
+    assert {part.call.request: (part.start, part.stop) for part in scheduler.batch(lambda _: 6)} == before
 
 
 class Pair(NamedTuple):
@@ -124,7 +124,6 @@ def test_out_of_memory_halves_the_batch_and_goes_on(memory):
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda n: ask(batcher, device, f"r{n}", 20), range(3)))
     batcher.stop()
-    assert batcher.limit <= max(memory, 1)
     assert (batcher.out_of_memory > 0) == (memory < 16)
 
 
@@ -134,16 +133,18 @@ def test_one_row_too_many_is_an_error_of_that_request_alone(batcher):
     ask(batcher, Device(), "b", 5)
 
 
-def test_the_limit_grows_back(monkeypatch):
-    monkeypatch.setattr(batching, "GROW_AFTER", 2)
-    batcher = Batcher(rows=16)
-    batcher.limit = 4
-    batcher.start()
-    device = Device()
-    for _ in range(3):
-        ask(batcher, device, "r", 40)
-    batcher.stop()
-    assert batcher.limit == 16
+def test_limits_follow_memory_and_time():
+    limit = Limit(64)
+    limit.did_not_fit(16)
+    for _ in range(batching.GROW_AFTER):
+        assert limit.rows == 8
+        limit.went_well(8, 0.001)
+    assert limit.rows == 16
+    limit.went_well(16, 4 * batching.SECONDS)
+    assert limit.rows == 4
+    limit.went_well(4, 0.001)
+    limit.went_well(8, 0.001)
+    assert limit.rows == 16
 
 
 def test_an_error_of_one_request_is_not_that_of_another(batcher):
