@@ -13,6 +13,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 120_000_000
 """Larger pictures are refused before they are decoded: they would need gigabytes of memory."""
 
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+"""Pillow reads more; some of that starts other programs or has seen little testing against hostile files."""
+
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError, KeyError, IndexError)
 """What Pillow's readers raise on damaged data."""
 
@@ -64,7 +67,7 @@ def _read_file(path: Path) -> bytes:
 
 def _decode(data: bytes, name: str, max_pixels: int) -> np.ndarray:
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise PictureError(f"{name} is not a picture: JPEG, PNG, WebP, TIFF, BMP and GIF can be read") from None
     except Image.DecompressionBombError:
