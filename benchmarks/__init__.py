@@ -1,0 +1,1 @@
+"""Programs that print the figures: how long things take, how much they need, how far they hold."""

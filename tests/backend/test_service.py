@@ -1,0 +1,406 @@
+"""Under concurrency, malice and bad luck the service gives everybody their own results, or a sentence."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from fake_recoverer import FakeRecoverer
+from hypothesis import HealthCheck, given, settings
+
+from benchmarks import malformed
+from mega_backend import protocol, server
+from mega_backend.client import BackendError, Client, Stopped
+from mega_backend.protocol import RandomParameters, RecoverParameters
+from mega_backend.service import logs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Rows:
+    """A model with one row function."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.batches: list[int] = []
+
+    def logits(self, values: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(values))
+        time.sleep(self.seconds)
+        return values * 2 + 1
+
+
+class Encoding(FakeRecoverer):
+    """Its results tell the picture and the hypothesis that they were made from; the device has a part in them."""
+
+    def __init__(self, seconds: float = 0.002) -> None:
+        super().__init__()
+        self.model = Rows(seconds)
+
+    def recover(self, picture, hypotheses=5, seed=0, steps=5, temperature=1.0, progress=None, boxes=None):
+        recovery = super().recover(picture, hypotheses, seed, steps, temperature, progress, boxes)
+        for index, person in enumerate(recovery.people):
+            rows = torch.arange(hypotheses, dtype=torch.float64) + 1000.0 * float(picture[0, 0, 0]) + 100 * index
+            for step in range(steps):
+                if progress is not None:
+                    progress(step / steps, "sampling")
+                rows = self.model.logits(rows[:, None])[:, 0] / 2 - 0.5
+            person.log_probability = rows.float().numpy()
+        return recovery
+
+
+class Running:
+    """A server in a thread of this process."""
+
+    def __init__(self, recoverer, limits=None, token="") -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        limits = limits or server.Limits()
+        self.app = server.create_app(recoverer, limits=limits, token=token)
+        config = uvicorn.Config(
+            self.app, http=server.bounded_protocol(limits), log_level="critical", timeout_graceful_shutdown=1
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]}, daemon=True)
+        self._thread.start()
+        self.port = self._listener.getsockname()[1]
+        self.client = Client(f"http://127.0.0.1:{self.port}", token)
+        self.jobs = self.app.state.mega.jobs
+        self.held = self.app.state.mega.held
+
+    def settle(self, seconds: float = 10.0) -> None:
+        """Wait until nothing runs any more."""
+        end = time.monotonic() + seconds
+        while not self.jobs.idle and time.monotonic() < end:
+            time.sleep(0.01)
+        assert self.jobs.idle
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        self._listener.close()
+
+
+@pytest.fixture
+def running():
+    started = []
+
+    def start(recoverer=None, **options) -> Running:
+        started.append(Running(recoverer or FakeRecoverer(), **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+def recover(client: Client, grey: int, seed: int, hypotheses: int = 3, steps: int = 3):
+    values = RecoverParameters(hypotheses=hypotheses, seed=seed, steps=steps)
+    return client.recover(malformed.picture(grey=grey), values)
+
+
+# Concurrency
+
+
+def test_concurrent_clients_get_their_own_results_from_shared_batches(running):
+    recoverer = Encoding()
+    served = running(recoverer)
+
+    def one(number: int) -> None:
+        grey, seed, hypotheses = 1 + number, number % 3, 2 + number % 3
+        picture = np.full((16, 24, 3), grey, np.uint8)
+        expected = FakeRecoverer().recover(picture, hypotheses=hypotheses, seed=seed, steps=1)
+        if number % 5 == 4:  # somebody who leaves in the middle
+            with recover(served.client, grey, seed, hypotheses, steps=40) as stream:
+                next(iter(stream))
+            return
+        people = [m.arrays for m in recover(served.client, grey, seed, hypotheses) if m.kind == "person"]
+        for index, (person, other) in enumerate(zip(people, expected.people, strict=True)):
+            told = 1000.0 * grey + 100 * index + np.arange(hypotheses)
+            np.testing.assert_array_equal(person["log_probability"], told.astype(np.float32))
+            np.testing.assert_array_equal(person["vertices"], other.vertices)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(one, range(40)))
+    served.settle()
+    assert max(recoverer.model.batches) > 4, "no batch was shared"
+    assert served.held.bytes == 0
+
+
+def test_a_picture_does_not_wait_for_long_work(running):
+    served = running(Encoding(0.03))
+    with recover(served.client, 7, 0, hypotheses=100, steps=54) as long:
+        next(iter(long))
+        assert any(m.kind == "done" for m in recover(served.client, 9, 0, steps=1))
+        assert served.jobs.running == 1, "the long request ended before the short one"
+
+
+# Malice
+
+
+@pytest.fixture(scope="module")
+def victim():
+    one = Running(Encoding(), limits=server.Limits(body_bytes=1 << 20, pixels=10_000, idle_seconds=5, upload_seconds=2))
+    logging.getLogger("mega").setLevel(logging.CRITICAL)
+    yield one
+    logging.getLogger("mega").setLevel(logging.NOTSET)
+    one.stop()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+@given(malformed.attempts())
+def test_malformed_requests_are_refused_and_do_no_harm(victim, attempt):
+    malformed.send(victim.port, attempt)
+    assert victim.client.health()["status"] == "ready"
+
+
+def test_after_all_that_nothing_is_left_behind(victim):
+    victim.settle()
+    assert victim.held.bytes == 0
+    assert any(m.kind == "done" for m in victim.client.stream(malformed.request_for(2)))
+
+
+@pytest.mark.parametrize("size", [(30_000, 30_000), (2**31 - 1, 1), (200, 200)])
+def test_decompression_bombs_are_refused_by_their_heads(victim, size):
+    with pytest.raises(BackendError, match=r"large|megapixels") as refused:
+        victim.client.recover(malformed.announcing(size), RecoverParameters())
+    assert refused.value.status == 422
+
+
+@pytest.mark.parametrize("data", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"P6 2 2 255 " + bytes(12)])
+def test_formats_that_are_not_listed_are_refused(victim, data):
+    with pytest.raises(BackendError, match="JPEG, PNG, WebP, TIFF, BMP and GIF"):
+        victim.client.recover(data, RecoverParameters())
+
+
+def test_pickles_do_not_travel(victim):
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([{"a": 1}], object), allow_pickle=True)
+    data = buffer.getvalue()
+    header = json.dumps({"kind": "recover", "fields": {}, "arrays": [["picture", len(data)]]}).encode()
+    body = b"MEGA" + len(header).to_bytes(4, "little") + header + data
+    assert malformed.send(victim.port, malformed.Attempt("POST", "/recover", body)) == 422
+
+
+def test_a_form_of_another_site_is_refused(victim):
+    body = protocol.encode(malformed.request_for(1))
+    for headers in (
+        [("Content-Type", "text/plain")],
+        [("Origin", "http://evil.example")],
+        [("Origin", "null")],
+        [("Sec-Fetch-Site", "cross-site")],
+    ):
+        status = malformed.send(victim.port, malformed.Attempt("POST", "/random", body, tuple(headers)))
+        assert status in (403, 415), headers
+
+
+# Bounds
+
+
+def test_silent_connections_are_closed_and_their_number_is_bounded(running):
+    served = running(limits=server.Limits(connections=4, idle_seconds=0.5))
+    silent = [socket.create_connection(("127.0.0.1", served.port), 5) for _ in range(4)]
+    time.sleep(0.2)
+    with socket.create_connection(("127.0.0.1", served.port), 5) as extra:
+        answer = extra.recv(4096)
+        assert b" 503 " in answer and b"retry-after" in answer.lower()
+    for one in silent:
+        assert one.recv(1) == b""  # closed by the server
+        one.close()
+    assert served.client.health()
+
+
+def test_an_upload_that_trickles_is_given_up(running):
+    served = running(limits=server.Limits(upload_seconds=0.4))
+    with socket.create_connection(("127.0.0.1", served.port), 5) as slow:
+        slow.sendall(b"POST /recover HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n\r\nMEGA")
+        assert b" 408 " in slow.recv(4096)
+
+
+def test_uploads_together_are_bounded(running):
+    served = running(limits=server.Limits(held_bytes=10_000))
+    with pytest.raises(BackendError, match="try again") as refused:
+        served.client.recover(bytes(20_000), RecoverParameters())
+    assert refused.value.status == 503
+    assert served.held.bytes == 0
+
+
+def test_a_client_that_does_not_read_does_not_hold_the_work(running):
+    served = running(FakeRecoverer(), limits=replace(server.Limits(), stall_seconds=0.5))
+    body = protocol.encode(protocol.request(RandomParameters(count=256, steps=54)))
+    with socket.create_connection(("127.0.0.1", served.port), 5) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.sendall(f"POST /random HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        time.sleep(0.2)
+        served.settle(8)
+
+
+def test_a_queued_request_whose_client_leaves_makes_room(running):
+    served = running(FakeRecoverer(0.05), limits=server.Limits(active=1, waiting=1))
+    with served.client.random(RandomParameters(steps=40)) as first:
+        next(iter(first))
+        second = served.client.random(RandomParameters(steps=1))
+        second.close()
+        end = time.monotonic() + 5
+        while served.jobs.waiting and time.monotonic() < end:
+            time.sleep(0.02)
+        third = served.client.random(RandomParameters(steps=1))
+        first.close()
+        assert any(m.kind == "done" for m in third)
+
+
+# Secrets
+
+
+def test_logs_and_metrics_hold_neither_token_nor_picture(running):
+    stream = io.StringIO()
+    logs.configure("json", stream)
+    try:
+        served = running(token="s3cret-token")
+        list(recover(served.client, 5, 0))
+        with pytest.raises(BackendError):
+            Client(served.client.url, "wrong-token").health()
+        served.settle()
+    finally:
+        text = stream.getvalue()
+        for name in ("mega", "uvicorn.error"):
+            logging.getLogger(name).handlers = []
+            logging.getLogger(name).propagate = True
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert {(line["event"], line.get("endpoint"), line.get("status")) for line in lines} >= {
+        ("request", "/recover", 200),
+    }
+    assert "token" not in text and "PNG" not in text
+
+
+def test_metrics_count_requests_results_and_batches(running):
+    served = running(Encoding())
+    list(recover(served.client, 5, 0))
+    served.settle()
+    with socket.create_connection(("127.0.0.1", served.port), 5) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        text = b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+    assert 'mega_requests_total{endpoint="/recover",status="200"} 1.0' in text
+    assert 'mega_results_total{end="done",endpoint="recover"} 1.0' in text
+    assert 'mega_batch_rows_count{function="logits"}' in text
+    assert "mega_waiting 0.0" in text and "process_resident_memory_bytes" in text
+
+
+def test_openapi_says_what_the_endpoints_do(running):
+    schema = running().app.openapi()
+    for name in ("recover", "resample", "random"):
+        operation = schema["paths"][f"/{name}"]["post"]
+        assert protocol.CONTENT_TYPE in operation["requestBody"]["content"]
+        assert {"200", "401", "403", "408", "413", "415", "422", "503"} == set(operation["responses"])
+        assert "Retry-After" in operation["responses"]["503"]["headers"]
+    fields = schema["components"]["schemas"]["RecoverParameters"]["properties"]
+    assert fields["hypotheses"]["minimum"] == 1 and fields["seed"]["type"] == "integer"
+
+
+# Life
+
+
+def serve_script(load: str, **options) -> str:
+    return (
+        "import sys, time; sys.path[:0] = ['tests', 'tests/backend']; from fake_recoverer import FakeRecoverer;"
+        "from mega_backend import server\n"
+        f"{load}\n"
+        f"sys.exit(server.serve(load, port=0, **{options!r}))"
+    )
+
+
+def child(script: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_health_answers_while_the_weights_load_and_work_waits_for_them():
+    script = serve_script(
+        "def load(progress):\n progress(0.3, 'reading the weights'); time.sleep(1.5); return FakeRecoverer()"
+    )
+    process = child(script)
+    try:
+        client = Client(process.stdout.readline().split()[-1])
+        while client.health()["progress"] < 0.3:
+            time.sleep(0.02)
+        assert client.health()["status"] == "loading" and client.health()["text"] == "reading the weights"
+        with pytest.raises(BackendError, match="being loaded") as refused:
+            client.random(RandomParameters())
+        assert refused.value.status == 503
+        assert "30% reading the weights" in process.stdout.readline()
+        assert "ready at" in process.stdout.readline()
+        assert client.health()["status"] == "ready"
+        assert any(m.kind == "done" for m in client.random(RandomParameters(steps=1)))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_program_with_a_sentence():
+    process = child(serve_script("def load(progress): raise ValueError('no such model: give another')"))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "could not be loaded: no such model: give another" in errors
+
+
+@pytest.mark.parametrize(("grace", "ending"), [(30.0, "done"), (0.2, "stopped")])
+def test_sigterm_finishes_or_cancels_what_runs_and_exits_0(grace, ending):
+    process = child(serve_script("def load(progress): return FakeRecoverer(0.05)", grace=grace))
+    try:
+        url = next(line for line in iter(process.stdout.readline, "") if "ready" in line).split()[-1]
+        stream = iter(Client(url).random(RandomParameters(steps=25)))
+        next(stream)
+        process.terminate()
+        if ending == "done":
+            assert list(stream)[-1].kind == "done"
+        else:
+            with pytest.raises(BackendError, match="was stopped before this was done; start it again") as stopped:
+                list(stream)
+            assert stopped.value.status == 503
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_killed_server_is_a_sentence_for_the_client():
+    process = child(serve_script("def load(progress): return FakeRecoverer(0.05)"))
+    try:
+        url = next(line for line in iter(process.stdout.readline, "") if "ready" in line).split()[-1]
+        stream = iter(Client(url).random(RandomParameters(steps=54)))
+        next(stream)
+        os.kill(process.pid, 9)
+        with pytest.raises(BackendError, match=r"lost|stopped before"):
+            list(stream)
+    finally:
+        process.communicate()
+
+
+def test_cancelling_frees_the_device_within_a_batch(running):
+    recoverer = Encoding()
+    served = running(recoverer)
+    stream = recover(served.client, 3, 0, hypotheses=100, steps=54)
+    with pytest.raises(Stopped):
+        for _ in itertools.takewhile(lambda m: m.kind == "progress", stream):
+            stream.close()
+    started = time.monotonic()
+    served.settle()
+    assert time.monotonic() - started < 1.0
+    before = len(recoverer.model.batches)
+    time.sleep(0.1)
+    assert len(recoverer.model.batches) == before
