@@ -144,7 +144,8 @@ def test_concurrent_clients_get_their_own_results_from_shared_batches(running):
 def test_a_picture_does_not_wait_for_long_work(running):
     served = running(Encoding(0.03))
     with recover(served.client, 7, 0, hypotheses=100, steps=54) as long:
-        next(iter(long))
+        messages = iter(long)  # kept: its end would close the connection
+        next(messages)
         assert any(m.kind == "done" for m in recover(served.client, 9, 0, steps=1))
         assert served.jobs.running == 1, "the long request ended before the short one"
 
@@ -252,7 +253,8 @@ def test_a_client_that_does_not_read_does_not_hold_the_work(running):
 def test_a_queued_request_whose_client_leaves_makes_room(running):
     served = running(FakeRecoverer(0.05), limits=server.Limits(active=1, waiting=1))
     with served.client.random(RandomParameters(steps=40)) as first:
-        next(iter(first))
+        messages = iter(first)
+        next(messages)
         second = served.client.random(RandomParameters(steps=1))
         second.close()
         end = time.monotonic() + 5
