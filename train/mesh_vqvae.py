@@ -15,6 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -47,6 +48,7 @@ class TokenizerConfig(Config):
     loop: LoopConfig
     mocap: Path | None = Field(None, description="folder of motion capture (train/, val/, test/ with .npz recordings)")
     sizes: tuple[int, ...] = Field(description="points of each level, fine to coarse")
+    stretch: dict[str, float] = Field({}, description="per body part: how much closer points lie than elsewhere (1)")
     lift_neighbours: int = Field(16, gt=1)
     lift_bodies: int = Field(300, gt=0)
     lift_ridge: float = Field(1e-7, gt=0, description="metres²")
@@ -61,13 +63,17 @@ class TokenizerConfig(Config):
     rotate_gradient: bool = Field(False, description="through the quantiser by rotation, not straight through")
     batch: int = Field(32, gt=0, description="bodies per shard")
     quantise_from: int = Field(1000, ge=0, description="steps before which nothing is quantised")
+    mixed: float = Field(0.5, ge=0, le=1, description="share of bodies decoded with parts taken from another body")
     quantiser_weight: float = Field(0.02, description="of the quantiser's loss beside the distance in metres")
     statistics_bodies: int = Field(2048, gt=0, description="for means, whitening and k-means")
 
 
 def build(config: TokenizerConfig, body: Body, sampler: BodySampler) -> MeshVQVAE:
     """The network that the configuration describes, over a hierarchy of the body, with its lift fitted."""
-    hierarchy = Hierarchy.of_mesh(body.mean.cpu().numpy(), body.quads.cpu().numpy(), config.sizes)
+    if unknown := set(config.stretch) - set(body.part_names):
+        raise ValueError(f"stretch names no parts of the body: {', '.join(unknown)}; use {', '.join(body.part_names)}.")
+    stretch = np.array([config.stretch.get(name, 1.0) for name in body.part_names])[body.vertex_part.cpu().numpy()]
+    hierarchy = Hierarchy.of_mesh(body.mean.cpu().numpy(), body.quads.cpu().numpy(), config.sizes, stretch)
     layers, connections, level = [], [], 0
     for layer in (*config.encoder, *config.decoder):
         if layer.level == level:
@@ -111,6 +117,7 @@ def build(config: TokenizerConfig, body: Body, sampler: BodySampler) -> MeshVQVA
     ids, weights = fit_lift(hierarchy, posed.cpu().numpy(), config.lift_neighbours, config.lift_ridge)
     points = torch.as_tensor(hierarchy.levels[0].copy())
     model.set_lift(points, torch.as_tensor(ids), torch.as_tensor(weights))
+    model.token_part.copy_(body.vertex_part.cpu()[hierarchy.levels[-1].copy()])
     return model
 
 
@@ -138,6 +145,8 @@ class Tokenizer(Task):
         self._held_out = body.canonical_skin(held_out["rotations"], held_out["shape"])
         self._blocks: dict[tuple[int, int], Tensor] = {}
         self.register_buffer("mass", point_mass(self.model), persistent=False)
+        # The last layer's lists are sorted by distance: the tokens nearest to every point.
+        self._nearest_tokens = self.model.layers[-1].convolution.neighbours[:, :2].long()
         self.register_buffer("quantising", torch.tensor(False))
         self.model.fit_points(self._points(config.statistics_bodies, step_generator(config.loop.seed, 2, 2**16)))
 
@@ -162,7 +171,7 @@ class Tokenizer(Task):
                 self.settings.statistics_bodies, step_generator(self.settings.loop.seed, step, 2**16 + 1)
             )
             latent = torch.cat([self.model.encode_points(part) for part in points.to(self.mass.device).split(256)])
-            rest = self.model.fit_latents(latent).flatten(0, 1)
+            rest = self.model.fit_latents(latent, self.mass).flatten(0, 1)
             for quantiser in self.model.quantiser:
                 quantiser.fit(rest[:: max(1, len(rest) // (24 * self.settings.codes))])
                 rest = rest - quantiser.lookup(quantiser.nearest(rest))
@@ -178,10 +187,31 @@ class Tokenizer(Task):
             with torch.autocast(points.device.type, enabled=False):
                 tokens, latent, quantiser_loss = model.quantise(latent)
             scalars = {"quantiser": quantiser_loss.detach(), "codes": tokens.unique().numel()}
-        decoded = model.decode_points(latent).float()
-        distance = ((decoded - points).norm(dim=-1) @ self.mass).mean()
-        scalars = {"distance_mm": 1000 * distance.detach(), **scalars}
-        return distance + self.settings.quantiser_weight * quantiser_loss, scalars
+        latent, target, weight = self._mix(latent, points)
+        distance = (model.decode_points(latent).float() - target).norm(dim=-1)
+        whole = len(points) - round(self.settings.mixed * len(points))
+        scalars = {"distance_mm": 1000 * (distance[:whole].detach() @ self.mass).mean(), **scalars}
+        loss = (distance * weight).sum() / weight.sum() + self.settings.quantiser_weight * quantiser_loss
+        return loss, scalars
+
+    def _mix(self, latent: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents with the parts of some bodies exchanged, the points ``(B, P, 3)`` they mean, weights ``(B, P)``.
+
+        What a token says is thus said about its own part only, and the part can be kept while others change. Points
+        between tokens of different bodies mean nothing and do not count.
+        """
+        count = round(self.settings.mixed * len(points))
+        weight = self.mass.expand(len(points), -1)
+        if count < 2:
+            return latent, points, weight
+        own = torch.rand(count, int(self.model.token_part.max()) + 1) < 0.5
+        own = own.to(points.device)[:, self.model.token_part.long()]
+        near, second = self._nearest_tokens.unbind(1)
+        mine, agree = own[:, near], own[:, near] == own[:, second]
+        z, x = latent[-count:], points[-count:]
+        latent = torch.cat((latent[:-count], torch.where(own[..., None], z, z.roll(1, 0))))
+        points = torch.cat((points[:-count], torch.where(mine[..., None], x, x.roll(1, 0))))
+        return latent, points, torch.cat((weight[:-count], weight[-count:] * agree))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -197,38 +227,9 @@ class Tokenizer(Task):
             scalars["codes"] = torch.cat(tokens).unique().numel()
         return scalars
 
-    @torch.no_grad()
-    def measure_token_parts(self, bodies: int = 16, changes: int = 4) -> None:
-        """Fill ``token_part``: the part whose points move most, together, when the token takes another code."""
-        self.model.token_part.copy_(
-            token_influence(self.model, self._posing, self._held_out[:bodies], changes).argmax(1)
-        )
-
-
-@torch.no_grad()
-def token_influence(model: MeshVQVAE, posing: Body, vertices: Tensor, changes: int = 4, seed: int = 0) -> Tensor:
-    """Metres ``(T, parts)`` that the points of each part move in sum when one token is replaced, averaged over bodies.
-
-    Replacements are tokens that the same place has in other bodies. The points cover the surface evenly.
-    """
-    tokens = model.encode(vertices)
-    before = model.decode_points(model.quantiser.lookup(tokens))
-    member = torch.nn.functional.one_hot(posing.vertex_part, len(posing.part_names)).to(before)
-    influence = torch.zeros(model.token_count, len(posing.part_names), device=before.device)
-    for shift in range(1, changes + 1):
-        for place in range(model.token_count):
-            changed = tokens.clone()
-            changed[:, place] = tokens[:, place].roll(shift, 0)
-            after = model.decode_points(model.quantiser.lookup(changed))
-            influence[place] += ((after - before).norm(dim=-1) @ member).mean(0) / changes
-    return influence
-
 
 def export(task: Tokenizer, folder: Path, note: dict[str, Any]) -> Path:
     """Write the tokenizer as a model folder."""
-    task.eval()
-    if task.settings.quantisers:
-        task.measure_token_parts()
     config = {
         "format": checkpoint.FORMAT,
         "name": "anny-tokenizer",

@@ -14,8 +14,10 @@ from scipy.sparse.csgraph import connected_components, dijkstra
 from scipy.spatial import cKDTree
 
 
-def edge_graph(vertices: np.ndarray, faces: np.ndarray) -> sparse.csr_matrix:
+def edge_graph(vertices: np.ndarray, faces: np.ndarray, stretch: np.ndarray | None = None) -> sparse.csr_matrix:
     """Symmetric graph of edge lengths of a mesh ``(V, 3)`` with faces ``(F, 3 or 4)``; separate pieces are joined.
+
+    ``stretch (V)`` multiplies the lengths of the edges at a vertex.
 
     Quads count their diagonals as well, which keeps distances over a grid from growing by √2. A separate piece (an
     eye, say) is joined to the largest one by edges from each of its vertices to the nearest vertex there.
@@ -31,13 +33,15 @@ def edge_graph(vertices: np.ndarray, faces: np.ndarray) -> sparse.csr_matrix:
             mine, others = np.flatnonzero(piece == label), np.flatnonzero(piece == main)
             nearest = cKDTree(vertices[others]).query(vertices[mine])[1]
             edges = np.concatenate([edges, np.stack([mine, others[nearest]], 1)])
-    return _graph(vertices, edges)
+    return _graph(vertices, edges, stretch)
 
 
-def _graph(vertices: np.ndarray, edges: np.ndarray) -> sparse.csr_matrix:
+def _graph(vertices: np.ndarray, edges: np.ndarray, stretch: np.ndarray | None = None) -> sparse.csr_matrix:
     edges = np.unique(np.sort(edges, axis=1), axis=0)
     edges = edges[edges[:, 0] != edges[:, 1]]
     length = np.maximum(np.linalg.norm(vertices[edges[:, 0]] - vertices[edges[:, 1]], axis=1), 1e-9)
+    if stretch is not None:
+        length = length * stretch[edges].mean(1)
     half = sparse.coo_matrix((length, (edges[:, 0], edges[:, 1])), shape=(len(vertices), len(vertices)))
     return (half + half.T).tocsr()
 
@@ -74,11 +78,16 @@ class Hierarchy:
     adjacent: tuple[np.ndarray, ...]
 
     @classmethod
-    def of_mesh(cls, vertices: np.ndarray, faces: np.ndarray, sizes: tuple[int, ...]) -> Hierarchy:
-        """Choose points of decreasing ``sizes`` on a mesh ``(V, 3)``, metres, with faces ``(F, 3 or 4)``."""
+    def of_mesh(
+        cls, vertices: np.ndarray, faces: np.ndarray, sizes: tuple[int, ...], stretch: np.ndarray | None = None
+    ) -> Hierarchy:
+        """Choose points of decreasing ``sizes`` on a mesh ``(V, 3)``, metres, with faces ``(F, 3 or 4)``.
+
+        ``stretch (V)`` lengthens distances around each vertex: where it is larger, points lie closer together.
+        """
         if list(sizes) != sorted(set(sizes), reverse=True):
             raise ValueError(f"Level sizes are {sizes}: they must strictly decrease.")
-        graph = edge_graph(vertices, faces)
+        graph = edge_graph(vertices, faces, stretch)
         points = farthest_points(graph, sizes[0])
         distances = dijkstra(graph, indices=points)
         edges = graph.tocoo()

@@ -30,8 +30,8 @@ class MeshVQVAE(nn.Module):
       channels those that come *out*, and ``neighbours`` the width M of the connection lists;
     - ``codes``, ``quantisers``, ``shared_codebook``, ``decay``, ``commitment``, ``revive_below``,
       ``rotate_gradient``: see ``quantiser``;
-    - ``normalise``: points are standardised by their own mean and spread over bodies, latents whitened per token (both
-      measured by the training, kept as buffers). False computes exactly what is published.
+    - ``normalise``: points are standardised by their own mean and spread over bodies, latents per token by what they do
+      (both measured by the training, kept as buffers). False computes exactly what is published.
     """
 
     def __init__(self, config: Mapping):
@@ -208,23 +208,35 @@ class MeshVQVAE(nn.Module):
         self.point_spread.copy_((points - self.point_mean).square().mean((0, 2)).sqrt()[:, None])
 
     @torch.no_grad()
-    def fit_latents(self, latent: Tensor) -> Tensor:
-        """Whiten latents ``(N, T, D)`` (as ``encode_points`` gives them now) per token; returns them whitened.
+    def fit_latents(self, latent: Tensor, mass: Tensor, step: float = 0.3, bodies: int = 16) -> Tensor:
+        """Measure latents per token in the units of what they do; ``latent (N, T, D)`` as ``encode_points`` gives now.
 
-        Without it one codebook would be split between the 54 places that tokens live in; with it every token has all
-        codes for its own variation.
+        One codebook serves all tokens, and its distances should be the errors they cause. Latents are centred, taken to
+        the metric in which a unit step moves the decoded points (weighted by ``mass (P)``) equally far in every
+        direction, and scaled so that every token varies equally. Returns them so.
         """
+        base, spread = self.decode_points(latent[:bodies]), latent.std(0)
+        metric = torch.zeros_like(self.latent_whitening)
+        for token in range(self.token_count):
+            moved = []
+            for axis in range(self.latent_size):
+                changed = latent[:bodies].clone()
+                changed[:, token, axis] += step * spread[token, axis]
+                moved.append((self.decode_points(changed) - base) / (step * spread[token, axis]))
+            moved = torch.stack(moved) * mass.sqrt()[:, None] / bodies**0.5
+            metric[token] = torch.einsum("dbpc,ebpc->de", moved, moved)
+        values, vectors = torch.linalg.eigh(metric)
+        # Directions that do (nearly) nothing keep a thousandth, so that the way back exists.
+        root = values.clamp(min=1e-3 * float(values.max(1).values.mean())).sqrt()
         mean = latent.mean(0)
-        centred = (latent - mean).transpose(0, 1)  # (T, N, D)
-        covariance = centred.transpose(1, 2) @ centred / latent.shape[0]
-        values, vectors = torch.linalg.eigh(covariance)
-        spread = values.clamp(min=1e-8).sqrt()
-        whitening = vectors / spread[:, None]
-        colouring = (vectors * spread[:, None]).transpose(1, 2)
+        whitening = vectors * root[:, None]
+        centred = torch.bmm((latent - mean).transpose(0, 1), whitening)
+        size = centred.square().mean((1, 2)).sqrt()[:, None, None]
+        whitening, colouring = whitening / size, (vectors / root[:, None]).transpose(1, 2) * size
         self.latent_mean.add_(torch.bmm(mean[:, None], self.latent_colouring)[:, 0])
         self.latent_whitening.copy_(self.latent_whitening @ whitening)
         self.latent_colouring.copy_(colouring @ self.latent_colouring)
-        return (centred @ whitening).transpose(0, 1)
+        return (centred / size).transpose(0, 1)
 
 
 def published_config(connections: Mapping[str, np.ndarray], levels: int = 7, codes: int = 512, **options) -> dict:

@@ -11,8 +11,9 @@ class Quantiser(nn.Module):
     """Nearest code by L2 distance; codes are moving averages of what they stand for.
 
     The buffers carry the published layout: ``codebook (K, D)``, ``ema_sum (K, D)``, ``ema_count (K)``.
-    A code whose smoothed count falls under ``revive_below`` times the mean count is dead: it moves to the latent of the
-    batch that is coded worst at that moment (deterministic, so that runs resume bit for bit). 0 turns this off.
+    A code whose smoothed count falls under ``revive_below`` times the mean count is dead: it moves to a latent drawn
+    from the batch, where codes are crowded most (torch's global generator, which the training loop seeds per step). 0
+    turns this off.
     """
 
     def __init__(
@@ -67,10 +68,10 @@ class Quantiser(nn.Module):
         self.codebook.copy_(self.ema_sum / smoothed[:, None])
         dead = (self.ema_count < self.revive_below * mass / codes).nonzero().flatten()[: len(latent)]
         if len(dead):
-            worst = (latent - self.lookup(tokens)).square().sum(1).topk(len(dead)).indices
-            self.codebook[dead] = latent[worst]
+            drawn = latent[torch.randperm(len(latent))[: len(dead)].to(latent.device)]
+            self.codebook[dead] = drawn
             self.ema_count[dead] = mass / codes
-            self.ema_sum[dead] = latent[worst] * mass / codes
+            self.ema_sum[dead] = drawn * mass / codes
 
     @torch.no_grad()
     def fit(self, latent: Tensor, iterations: int = 20, seed: int = 0) -> None:
