@@ -5,8 +5,8 @@
 
 Workers decode and augment pictures (`train.data.pictures`); bodies are posed and encoded in batches on the device.
 Losses: cross-entropy of the masked tokens (of all, for VQ-HPS), mean squared error between rotation matrices, L1
-error of the reprojected joints. The reprojected mesh is decoded from the likeliest tokens without gradient, so that this
-term trains rotation and camera.
+error of the reprojected joints. The reprojected mesh is decoded from the likeliest tokens without gradient, so that
+this term trains rotation and camera.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from train.data import annotations
 from train.data.anny import AnnyBodies
 from train.data.pictures import Augmentation, Mixture, Source, in_order
 from train.data.smpl import SmplBodies
-from train.hmr import averaged_state, mask_like_training, masked_cross_entropy
+from train.hmr import averaged_state
 from train.loop import Batch, LoopConfig, Task
+from train.pretrain import draw_visible, masked_cross_entropy
 
 PELVIS = 14
 """The pelvis among the 17 annotated joints; the first 14 are those of the standard protocol."""
@@ -121,7 +122,7 @@ class ImageTask(Task):
     def shard(self, step: int, shard: int, generator: torch.Generator) -> Batch:
         batch = self._mixture.batch(self.config.batch, generator)
         empty = torch.empty(self.config.batch, self.model.token_count)
-        return {**batch, "visible": mask_like_training(empty, generator)}
+        return {**batch, "visible": draw_visible(empty, generator)}
 
     def predict(self, batch: Batch, tokens: Tensor, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (B, T, K), rotation (B, 3, 3), camera (B, 3)."""

@@ -143,7 +143,7 @@ def write_training(folder: Path, model: SmplBodies, count: int = 6, seed: int = 
     return path
 
 
-def write_tokenizer(folder: Path, model: SmplBodies, codes: int = 32, steps: int = 300) -> Path:
+def write_tokenizer(folder: Path, model: SmplBodies, codes: int = 32, steps: int = 150) -> Path:
     """A model folder with a small, quickly trained tokenizer of this body: one token for each joint."""
     up = [[2, joint, 0, max(PARENTS[joint], 0), 1] for joint in np.repeat(np.arange(24), POINTS)]
     down = [[POINTS, *(x for v in range(j * POINTS, (j + 1) * POINTS) for x in (v, 0))] for j in range(24)]
@@ -153,9 +153,9 @@ def write_tokenizer(folder: Path, model: SmplBodies, codes: int = 32, steps: int
     ]
     config = {"vertices": VERTICES, "lift_neighbours": 0, "encoder": layers[:1], "decoder": layers[1:], "codes": codes}
     tokenizer = MeshVQVAE.build({**config, "normalise": False}, [np.array(down), np.array(up)])
-    people = random_people(256, 9)
+    people = random_people(64, 9)
     pose, betas = (torch.from_numpy(people[name]).float() for name in ("pose", "betas"))
-    meshes = model.canonical(pose[:, 3:66], betas, torch.zeros(256, dtype=torch.long))
+    meshes = model.canonical(pose[:, 3:66], betas, torch.zeros(64, dtype=torch.long))
     optimiser = torch.optim.Adam(tokenizer.parameters(), 0.01)
     for _ in range(steps):
         loss = (tokenizer.decode_latent(tokenizer.latent(meshes)) - meshes).norm(dim=-1).mean()
