@@ -6,6 +6,7 @@ blender -b --command mega recover FILES… [-n 5] [--seed 0] [-o OUT.blend | -o 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -24,12 +25,19 @@ def parser() -> argparse.ArgumentParser:
     actions = top.add_subparsers(dest="action", required=True)
     recover = actions.add_parser("recover", help="the people in pictures")
     recover.add_argument("files", nargs="+", type=Path, metavar="FILE", help="pictures, or folders of them")
+    recover.set_defaults(run=_recover)
     recover.add_argument("-n", "--hypotheses", type=int, default=5, help="meshes per person")
     recover.add_argument("--seed", type=int, default=0)
     recover.add_argument("--steps", type=int, default=5)
     recover.add_argument("--temperature", type=float, default=1.0)
     recover.add_argument("-o", "--output", type=Path, required=True,
                          help="a .blend for all of them, or a folder for one .blend per picture")  # fmt: skip
+    random = actions.add_parser("random", help="people out of nothing")
+    random.set_defaults(run=_random)
+    random.add_argument("-n", "--count", type=int, default=5, help="how many")
+    random.add_argument("--seed", type=int, default=0)
+    random.add_argument("--animation", action="store_true", help="one body that morphs from one to the next")
+    random.add_argument("-o", "--output", type=Path, required=True, help="the .blend")
     return top
 
 
@@ -51,12 +59,10 @@ def run(argv: list[str]) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     _configure(arguments)
-    return _recover(arguments)
+    return arguments.run(arguments)
 
 
 def _configure(arguments: argparse.Namespace) -> None:
-    import os
-
     preferences = package.preferences()
     if arguments.url:
         preferences.mode, preferences.url = "REMOTE", arguments.url
@@ -96,6 +102,18 @@ def _recover(arguments: argparse.Namespace) -> int:
         _save(arguments.output)
     print(f"mega: {done} of {len(found)} pictures done", flush=True)
     return 1 if failures else 0
+
+
+def _random(arguments: argparse.Namespace) -> int:
+    _empty_file()
+    arrange = "ANIMATION" if arguments.animation else "GRID"
+    try:
+        bpy.ops.mega.random(count=arguments.count, seed=arguments.seed, arrange=arrange)
+    except RuntimeError as error:
+        print(f"mega: {str(error).removeprefix('Error: ').strip()}", file=sys.stderr, flush=True)
+        return 1
+    _save(arguments.output)
+    return 0
 
 
 def _empty_file() -> None:

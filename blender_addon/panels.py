@@ -42,6 +42,28 @@ class MEGA_PT_recover(SidebarPanel, bpy.types.Panel):
             layout.operator("mega.preferences", icon="PREFERENCES")
 
 
+class MEGA_PT_image(bpy.types.Panel):
+    """In the image editor: the people of the image that is open there."""
+
+    bl_idname = "MEGA_PT_image"
+    bl_label = "Recover"
+    bl_space_type = "IMAGE_EDITOR"
+    bl_region_type = "UI"
+    bl_category = "MEGA"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return context.space_data.image is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, settings = self.layout, context.scene.mega
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        layout.prop(settings, "hypotheses")
+        layout.prop(settings, "seed")
+        layout.operator("mega.recover", icon="OUTLINER_OB_ARMATURE").image = context.space_data.image.name
+
+
 class MEGA_PT_sampling(SidebarPanel, bpy.types.Panel):
     bl_idname = "MEGA_PT_sampling"
     bl_label = "Sampling"
@@ -70,7 +92,8 @@ class MEGA_PT_person(SidebarPanel, bpy.types.Panel):
         count = hypotheses.count(person)
         column = layout.column(align=True)
         column.enabled = count > 1
-        column.label(text=f"Alternative {min(person.mega.hypothesis, count - 1) + 1} of {count}")
+        shown = min(person.mega.hypothesis, count - 1)
+        column.label(text=f"Alternative {shown} of {count - 1}" if shown else "Best Guess")
         row = column.row(align=True)
         row.operator("mega.step", text="", icon="TRIA_LEFT").step = -1
         row.prop(person.mega, "hypothesis", text="")
@@ -115,7 +138,7 @@ class MEGA_PT_random(SidebarPanel, bpy.types.Panel):
             layout.operator("mega.random", icon="LOCKED", text="With Locked Parts").keep_locked = True
 
 
-CLASSES = (MEGA_PT_recover, MEGA_PT_sampling, MEGA_PT_person, MEGA_PT_locks, MEGA_PT_random)
+CLASSES = (MEGA_PT_recover, MEGA_PT_sampling, MEGA_PT_person, MEGA_PT_locks, MEGA_PT_random, MEGA_PT_image)
 
 
 def register() -> None:

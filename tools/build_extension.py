@@ -1,6 +1,6 @@
 """Build the Blender extension: dist/mega_mesh_recovery-<version>.zip.
 
-    python -m tools.build_extension [--blender EXECUTABLE] [--output FOLDER]
+    python -m tools.build_extension [--blender EXECUTABLE] [--output FOLDER] [--index]
 
 What git knows (tracked, or new and not ignored) less what the manifest excludes goes in. With a Blender at hand
 ($BLENDER, or `blender` on the path) its own `extension build` makes the zip and `extension validate` checks it; without
@@ -87,10 +87,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--blender", default=os.environ.get("BLENDER") or shutil.which("blender"))
     parser.add_argument("--output", type=Path, default=ROOT / "dist")
+    parser.add_argument("--index", action="store_true", help="also write index.json: a static repository to host")
     arguments = parser.parse_args()
+    if arguments.index and not arguments.blender:
+        parser.error("--index needs a Blender: name one with --blender")
     target = build(arguments.output, arguments.blender)
     how = "built and validated by Blender" if arguments.blender else "built without a Blender"
     print(f"{target} ({target.stat().st_size / 1e6:.1f} MB, {how})")
+    if arguments.index:
+        folder = ["--repo-dir", str(arguments.output)]
+        _blender([arguments.blender, "--command", "extension", "server-generate", *folder])
+        print(f"{arguments.output / 'index.json'}: put the folder on a web server; artists add its URL as a repository")
     return 0
 
 

@@ -48,11 +48,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Step:
-    """One command. `share` is its part of the progress."""
+    """One command. `share` is its part of the progress; `otherwise` is tried where it fails."""
 
     title: str
     command: tuple[str, ...]
     share: float
+    otherwise: tuple[str, ...] = ()
 
 
 def python_of(folder: Path) -> Path:
@@ -87,10 +88,14 @@ def plan(request: Request, uv: str | None) -> list[Step]:
     base = request.python or PYTHONS[0]
     make = (uv, "venv", "--allow-existing", "--python", base, *(("--offline",) if offline else ()), str(place))
     steps.append(Step("Making the environment", make, 0.07))
-    # The build of torch for this machine: plain ones for Linux carry gigabytes of CUDA.
-    build = () if offline else ("--torch-backend", "cpu" if request.device == "cpu" else "auto")
-    install = (uv, "pip", "install", "--python", target, *offline, *build, *requirements(request.root))
-    steps.append(Step("Installing packages", install, 0.75))
+    install = (uv, "pip", "install", "--python", target, *offline, *requirements(request.root))
+    if offline:
+        steps.append(Step("Installing packages", install, 0.75))
+    else:
+        # PyTorch's own index has the build for this machine; that of the registry works too, but on Linux it carries
+        # gigabytes for GPUs, and on Windows it knows none.
+        build = (*install, "--torch-backend", "cpu" if request.device == "cpu" else "auto")
+        steps.append(Step("Installing packages", build, 0.75, otherwise=install))
     steps.append(Step("Trying it", (target, "-c", CHECK), 0.1))
     return steps
 
@@ -118,18 +123,21 @@ def _carry_out(job: Job, steps: Sequence[Step], request: Request, log) -> Iterat
     done = 0.0
     for step in steps:
         yield Progress(done, step.title)
-        log.write(f"$ {' '.join(step.command)}\n")
-        log.flush()
         lines: list[str] = []
-        for line in _lines(job, step, request):
-            log.write(line + "\n")
-            log.flush()
-            lines.append(line)
-            # Packages arrive one by one; how many there will be is not known, so that the bar only creeps.
-            yield Progress(done + step.share * (1 - 0.97 ** len(lines)), f"{step.title}: {_short(line)}")
-        if job.cancelled.is_set():
-            return
-        if lines and lines[-1].startswith(FAILED):
+        for command in filter(None, (step.command, step.otherwise)):
+            lines.clear()
+            log.write(f"$ {' '.join(command)}\n")
+            for line in _lines(job, command, request):
+                log.write(line + "\n")
+                log.flush()
+                lines.append(line)
+                # Packages arrive one by one; how many there will be is not known, so that the bar only creeps.
+                yield Progress(done + step.share * (1 - 0.97 ** len(lines)), f"{step.title}: {_short(line)}")
+            if job.cancelled.is_set():
+                return
+            if not (lines and lines[-1].startswith(FAILED)):
+                break
+        else:
             raise BackendError(f"{step.title} failed: {_reason(lines[:-1])}. The log is {log.name}.")
         done += step.share
 
@@ -137,18 +145,18 @@ def _carry_out(job: Job, steps: Sequence[Step], request: Request, log) -> Iterat
 FAILED = "exit code "
 
 
-def _lines(job: Job, step: Step, request: Request) -> Iterator[str]:
+def _lines(job: Job, command: Sequence[str], request: Request) -> Iterator[str]:
     """A command's output line by line; where it fails, the last line is FAILED and the code. Cancelling kills it."""
     flags = subprocess.CREATE_NO_WINDOW if sys.platform == "win32" else 0
     variables = {**environment(request.root), "UV_CACHE_DIR": str(request.folder / "cache"), "NO_COLOR": "1",
                  "UV_PYTHON_INSTALL_DIR": str(request.folder / "python")}  # fmt: skip
     try:
         child = subprocess.Popen(
-            step.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables,
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables,
             text=True, encoding="utf-8", errors="replace", creationflags=flags, cwd=request.folder,
         )  # fmt: skip
     except OSError as error:
-        yield f"{step.command[0]} cannot be run ({error.strerror})"
+        yield f"{command[0]} cannot be run ({error.strerror})"
         yield f"{FAILED}127"
         return
     job.on_cancel = child.kill
@@ -171,10 +179,21 @@ def _short(line: str) -> str:
     return re.sub(r"\s+", " ", line).strip()[:60]
 
 
+CAUSES = (
+    r"no space left|failed to fetch|read-only|permission denied|certificate|name resolution|dns error",
+    r"^\s*error",
+    r"error",
+)
+"""What a line that names the cause looks like, the most telling first."""
+
+
 def _reason(lines: Sequence[str]) -> str:
-    """The line that says why: the first that names an error, else the last."""
-    named = [line for line in lines if re.search(r"error|no solution|not found|failed|no space", line, re.IGNORECASE)]
-    return _short((named or list(lines) or ["no output"])[0]).rstrip(".")
+    """The line that says why a command failed, else its last one."""
+    for pattern in CAUSES:
+        for line in lines:
+            if re.search(pattern, line, re.IGNORECASE):
+                return re.sub(r"\s+", " ", line).strip()[:300].rstrip(".")
+    return _short(lines[-1]) if lines else "it said nothing"
 
 
 def remove(folder: Path) -> None:

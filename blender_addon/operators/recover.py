@@ -12,7 +12,7 @@ from bpy.props import BoolProperty, CollectionProperty, FloatProperty, IntProper
 from ...mega_backend.protocol import RecoverParameters
 from .. import session, tasks
 from ..jobs import Job, board
-from ..scene import camera
+from ..scene import camera, images
 from ..scene.origin import Origin
 from ..scene.recovery import Importer
 from .job import JobOperator
@@ -27,6 +27,7 @@ class MEGA_OT_recover(JobOperator, bpy.types.Operator):
     bl_label = "Recover Mesh"
 
     filepath: StringProperty(name="Picture", description="The picture; empty for the panel's", subtype="FILE_PATH")
+    image: StringProperty(name="Image", description="An image that is open in Blender, in place of a file")
     directory: StringProperty(subtype="DIR_PATH", options={"SKIP_SAVE", "HIDDEN"})
     files: CollectionProperty(type=bpy.types.OperatorFileListElement, options={"SKIP_SAVE", "HIDDEN"})
     hypotheses: IntProperty(name="Alternatives", description="Meshes per person", default=5, min=1, max=100)
@@ -36,7 +37,7 @@ class MEGA_OT_recover(JobOperator, bpy.types.Operator):
     look_through: BoolProperty(name="Look Through the Camera", default=True, options={"SKIP_SAVE"})
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        if not self._pictures(context):
+        if not (self.image or self._pictures(context)):
             return bpy.ops.mega.choose_picture("INVOKE_DEFAULT", recover=True)
         return self.execute(context)
 
@@ -59,7 +60,7 @@ class MEGA_OT_recover(JobOperator, bpy.types.Operator):
                 self._topology = topology
                 self._origin = replace(self._origin, model=model)
             case tasks.Begun(picture):
-                self._importer = Importer(context.scene, self._topology, picture, self._origin)
+                self._importer = Importer(context.scene, self._topology, picture, self._origin, self.image)
             case tasks.Received(message):
                 made = self._importer.receive(message)
                 if made is not None:
@@ -88,6 +89,11 @@ class MEGA_OT_recover(JobOperator, bpy.types.Operator):
         return getattr(self if self.properties.is_property_set(name) else context.scene.mega, name)
 
     def _pictures(self, context: bpy.types.Context) -> list[Path]:
+        if self.image:
+            image = bpy.data.images.get(self.image)
+            if image is None:
+                raise ValueError(f"There is no image {self.image!r} in this file.")
+            return [images.file_of(image)]
         if self.files:
             return [Path(bpy.path.abspath(self.directory)) / file.name for file in self.files if file.name]
         text = self.filepath or context.scene.mega.picture

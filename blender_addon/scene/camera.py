@@ -13,7 +13,9 @@ SENSOR_WIDTH = 36.0
 """Millimetres; only its ratio to the focal length matters."""
 
 
-def add(name: str, focal_length: float, size: tuple[int, int], picture: Path | None) -> bpy.types.Object:
+def add(
+    name: str, focal_length: float, size: tuple[int, int], picture: Path | None, image: bpy.types.Image | None = None
+) -> bpy.types.Object:
     """A camera at its parent's origin looking along +Y.
 
     Args:
@@ -21,6 +23,7 @@ def add(name: str, focal_length: float, size: tuple[int, int], picture: Path | N
         focal_length: in pixels of the picture; the principal point is the picture's centre.
         size: of the upright picture, (width, height) in pixels.
         picture: shown behind the scene, where there is one.
+        image: the picture, where Blender has it already.
     """
     data = bpy.data.cameras.new(name)
     data.sensor_fit = "HORIZONTAL"
@@ -30,15 +33,15 @@ def add(name: str, focal_length: float, size: tuple[int, int], picture: Path | N
     camera = bpy.data.objects.new(name, data)
     camera.rotation_euler = axes.CAMERA_ROTATION
     if picture is not None:
-        set_background(data, picture)
+        set_background(data, picture, image)
     return camera
 
 
-def set_background(data: bpy.types.Camera, picture: Path) -> None:
+def set_background(data: bpy.types.Camera, picture: Path, image: bpy.types.Image | None = None) -> None:
     """Show a picture behind everything that the camera sees, filling its frame."""
     data.show_background_images = True
     background = data.background_images.new()
-    background.image = bpy.data.images.load(str(picture), check_existing=True)
+    background.image = image or bpy.data.images.load(str(picture), check_existing=True)
     background.alpha = 1.0
     background.display_depth = "BACK"
     background.frame_method = "FIT"

@@ -21,8 +21,11 @@ from .origin import Origin
 class Importer:
     """Takes the messages of one picture as they arrive. Names, not references: undo may come in between."""
 
-    def __init__(self, scene: bpy.types.Scene, topology: BodyTopology, picture: Path | None, origin: Origin):
+    def __init__(
+        self, scene: bpy.types.Scene, topology: BodyTopology, picture: Path | None, origin: Origin, image: str = ""
+    ):
         self.scene, self.topology, self.picture, self.origin = scene.name, topology, picture, origin
+        self.image = image
         self.title = picture.stem if picture else "People"
         self._collection = self._root = ""
         self._focal_length, self._size = 1000.0, (1, 1)
@@ -49,7 +52,8 @@ class Importer:
         root = bpy.data.objects.new(self.title, None)
         root.empty_display_size = 0.25
         collection.objects.link(root)
-        view = camera.add(f"{self.title} Camera", self._focal_length, self._size, self.picture)
+        image = bpy.data.images.get(self.image) if self.image else None
+        view = camera.add(f"{self.title} Camera", self._focal_length, self._size, self.picture, image)
         view.parent = root
         collection.objects.link(view)
         camera.use(scene, view, self._size)

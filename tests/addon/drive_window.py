@@ -1,100 +1,101 @@
-"""Runs inside a real Blender with a window: prepares it, says where the button is, and reports what the scene has.
+"""Runs inside a real Blender with a window and answers questions of the test outside, through files in $MEGA_DRIVE.
 
-Talks to the test through files in $MEGA_DRIVE: `settings.json` in; `button.json`, then `scene.json` out.
+A question `N.ask` is a Python expression; its value goes to `N.answer` as JSON. Questions are only looked at from a
+timer, so that an answer shows that the interface is alive.
 """
 
 import json
 import os
 import time
+import traceback
 from pathlib import Path
 
 import bpy
 
 FOLDER = Path(os.environ["MEGA_DRIVE"])
-SETTINGS = json.loads((FOLDER / "settings.json").read_text())
 PACKAGE = "bl_ext.user_default.mega_mesh_recovery"
-BUTTON = (136, 130)
-"""From the upper left corner of the sidebar to the button Recover Mesh, in pixels at the default scale."""
+INTERVAL = 0.02
 
 
-def write(name, value):
-    part = FOLDER / f"{name}.part"
-    part.write_text(json.dumps(value))
-    part.rename(FOLDER / name)
+def window():
+    return bpy.context.window_manager.windows[0]
 
 
-def prepare():
-    bpy.context.preferences.view.show_splash = False
+def view():
+    return next(area for area in window().screen.areas if area.type == "VIEW_3D")
+
+
+def people():
+    return sorted((o for o in bpy.context.scene.objects if o.mega.is_person), key=lambda o: o.name)
+
+
+def keys(person):
+    return [key.name for key in person.data.shape_keys.key_blocks]
+
+
+def jobs():
+    import sys
+
+    return [job.text for job in sys.modules[f"{PACKAGE}.blender_addon.jobs"].board.jobs]
+
+
+def prepare(url, picture, hypotheses):
+    """Connect, and show the sidebar's tab."""
     preferences = bpy.context.preferences.addons[PACKAGE].preferences
-    preferences.mode, preferences.url = "REMOTE", SETTINGS["url"]
+    preferences.mode, preferences.url = "REMOTE", url
     settings = bpy.context.scene.mega
-    settings.picture, settings.hypotheses = SETTINGS["picture"], SETTINGS["hypotheses"]
+    settings.picture, settings.hypotheses = picture, hypotheses
+    view().spaces.active.show_region_ui = True
+    return True
 
 
-def sidebar():
-    window = bpy.context.window_manager.windows[0]
-    area = next(area for area in window.screen.areas if area.type == "VIEW_3D")
-    area.spaces.active.show_region_ui = True
-    region = next(region for region in area.regions if region.type == "UI")
-    return window, region
+def show_tab():
+    region().active_panel_category = "MEGA"
+    view().tag_redraw()
+    return True
 
 
-def facts():
-    scene = bpy.context.scene
-    people = [o for o in scene.objects if o.type == "MESH" and o.mega.is_person]
-    return {
-        "people": [
-            {
-                "name": person.name,
-                "keys": [key.name for key in person.data.shape_keys.key_blocks],
-                "vertices": len(person.data.vertices),
-                "collection": person.users_collection[0].name,
-            }
-            for person in people
-        ],
-        "camera": scene.camera.name,
-        "resolution": [scene.render.resolution_x, scene.render.resolution_y],
-        "background": [image.image.name for image in scene.camera.data.background_images],
-        "view": next(
-            a for a in bpy.context.window_manager.windows[0].screen.areas if a.type == "VIEW_3D"
-        ).spaces.active.region_3d.view_perspective,
-        "longest_gap": drive.longest,
-    }
+def region():
+    return next(region for region in view().regions if region.type == "UI")
 
 
-class Drive:
-    """A timer that goes through the stages; the longest time between two ticks shows how long Blender was busy."""
-
-    def __init__(self):
-        self.drawn = 0
-        self.waiting = False
-        self.settled = 0
-        self.last = self.longest = 0.0
-
-    def __call__(self):
-        window, region = sidebar()
-        if not self.waiting:
-            self.drawn += 1
-            if self.drawn < 6:
-                return 0.3
-            region.active_panel_category = "MEGA"
-            region.tag_redraw()
-            if self.drawn < 10:
-                return 0.3
-            x, y = region.x + BUTTON[0], region.y + region.height - BUTTON[1]
-            write("button.json", [x, window.height - y])
-            self.waiting, self.last = True, time.monotonic()
-            return 0.05
-        now = time.monotonic()
-        self.longest, self.last = max(self.longest, now - self.last), now
-        people = [o for o in bpy.context.scene.objects if o.type == "MESH" and o.mega.is_person]
-        self.settled = self.settled + 1 if len(people) >= SETTINGS["people"] else 0
-        if self.settled > 40:
-            write("scene.json", facts())
-            return None
-        return 0.05
+def corner():
+    """The upper left corner of the sidebar in pixels from the window's upper left corner."""
+    return [region().x, window().height - region().y - region().height]
 
 
-prepare()
-drive = Drive()
-bpy.app.timers.register(drive, first_interval=0.5)
+def middle():
+    """A place in the 3D view that is not covered, likewise."""
+    area = view()
+    return [area.x + area.width // 3, window().height - area.y - area.height // 4]
+
+
+class Ticks:
+    """The longest time between two ticks: how long Blender did not answer."""
+
+    last = time.monotonic()
+    longest = 0.0
+
+
+def longest_gap():
+    gap, Ticks.longest = Ticks.longest, 0.0
+    return gap
+
+
+def tick():
+    now = time.monotonic()
+    Ticks.longest, Ticks.last = max(Ticks.longest, now - Ticks.last), now
+    for ask in FOLDER.glob("*.ask"):
+        try:
+            answer = {"value": eval(ask.read_text(), globals())}
+        except Exception:
+            answer = {"error": traceback.format_exc()}
+        ask.unlink()
+        part = ask.with_suffix(".part")
+        part.write_text(json.dumps(answer, default=str))
+        part.rename(ask.with_suffix(".answer"))
+    return INTERVAL
+
+
+bpy.context.preferences.view.show_splash = False
+bpy.app.timers.register(tick, first_interval=1.0, persistent=True)

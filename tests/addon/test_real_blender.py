@@ -1,20 +1,20 @@
-"""The zip in a real Blender: installed, used from the command line, from a script, and by a mouse click in its window.
+"""The zip in a real Blender: installed, used from the command line, from a script, and with the mouse in its window.
 
 $BLENDER names the executable; for the window, $MEGA_SCREEN is a command that gives the following one a display, or
-DISPLAY is set. $MEGA_SCREENSHOTS keeps the screenshots.
+DISPLAY is set. $MEGA_SCREENSHOTS keeps screenshots. With $MEGA_BACKEND (a URL), $MEGA_PICTURE and $MEGA_PEOPLE the
+window works with a real model instead of the fake one.
 """
 
 import json
 import os
-import shlex
-import shutil
+import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from window import Window
 
 ROOT = Path(__file__).resolve().parents[2]
 BLENDER = os.environ.get("BLENDER", "blender")
@@ -63,6 +63,12 @@ def test_the_command_line_makes_one_file_of_several_pictures(installed, backend_
     assert read_back(installed, blend, tmp_path) == [["park", 3]] * 2
 
 
+def test_the_command_line_makes_random_people(installed, backend_url, tmp_path):
+    blend = tmp_path / "crowd.blend"
+    run(installed, "-b", "--command", "mega", "--url", backend_url, "random", "-n", "3", "-o", str(blend))
+    assert read_back(installed, blend, tmp_path) == [["Random People", 1]] * 3
+
+
 def test_a_script_in_background_mode(installed, backend_url, photo, tmp_path):
     blend = tmp_path / "script.blend"
     done = run(installed, "-b", "-P", str(ROOT / "examples" / "recover_folder.py"), "--python-exit-code", "3", "--",
@@ -71,62 +77,91 @@ def test_a_script_in_background_mode(installed, backend_url, photo, tmp_path):
     assert read_back(installed, blend, tmp_path) == [["park", 2]] * 2
 
 
-def display_command():
-    if shutil.which("xdotool") is None:
-        pytest.skip("needs xdotool")
-    if os.environ.get("MEGA_SCREEN"):
-        return shlex.split(os.environ["MEGA_SCREEN"])
-    if not os.environ.get("DISPLAY"):
-        pytest.skip("needs a display: set DISPLAY, or MEGA_SCREEN to a command that makes one")
-    return []
+# Places in the sidebar, from its upper left corner, at the default scale.
+RECOVER, NEXT, UNCERTAINTY, LOCK_LEFT_LEG, RE_ROLL = (136, 130), (243, 273), (136, 320), (90, 428), (136, 455)
 
 
-WINDOW = """
-"$BLENDER" --gpu-backend opengl -p 0 0 1280 800 -P {driver} > "$MEGA_DRIVE/blender.log" 2>&1 &
-blender=$!
-wait_for() {{
-  for _ in $(seq 1 {patience}); do [ -e "$MEGA_DRIVE/$1" ] && return; sleep 0.5; done
-  kill $blender; exit 9
-}}
-wait_for button.json
-window=$(xdotool search --onlyvisible --name Blender | tail -1)
-read -r x y < <(tr -d '[],' < "$MEGA_DRIVE/button.json")
-xdotool mousemove --window "$window" "$x" "$y"; sleep 1
-xdotool click 1; sleep 1
-command -v scrot > /dev/null && scrot -o "$MEGA_DRIVE/clicked.png"
-wait_for scene.json
-sleep 2
-command -v scrot > /dev/null && scrot -o "$MEGA_DRIVE/recovered.png"
-kill $blender; wait $blender; exit 0
-"""
+@pytest.fixture
+def window(installed, tmp_path):
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    opened = Window(folder, installed)
+    yield opened
+    opened.close()
 
 
-def test_recover_mesh_is_clicked_in_the_window(installed, backend_url, tmp_path):
-    """Picture chosen, button clicked with the mouse, one mesh per person with N alternatives, camera view."""
-    screen = display_command()
+@pytest.fixture
+def scene(window, backend_url, tmp_path):
+    """The window with the sidebar open: backend, picture and how many people are in it."""
     picture = Path(os.environ.get("MEGA_PICTURE", tmp_path / "park.png"))
     if not picture.exists():
         Image.new("RGB", (800, 600), (120, 130, 140)).save(picture)
     url, people = os.environ.get("MEGA_BACKEND", backend_url), int(os.environ.get("MEGA_PEOPLE", 2))
-    settings = {"url": url, "picture": str(picture), "hypotheses": 5, "people": people}
-    (tmp_path / "settings.json").write_text(json.dumps(settings))
-    script = WINDOW.format(driver=ROOT / "tests" / "addon" / "drive_window.py", patience=240)
-    environment = {**installed, "MEGA_DRIVE": str(tmp_path), "BLENDER": BLENDER}
-    started = time.monotonic()
-    done = subprocess.run([*screen, "bash", "-c", script], env=environment, timeout=280)
-    for shot in tmp_path.glob("*.png"):
-        if os.environ.get("MEGA_SCREENSHOTS"):
-            shutil.copy(shot, os.environ["MEGA_SCREENSHOTS"])
-    log = (tmp_path / "blender.log").read_text()
-    assert done.returncode == 0, log
-    facts = json.loads((tmp_path / "scene.json").read_text())
-    print(facts, time.monotonic() - started)
-    assert len(facts["people"]) == people
-    for person in facts["people"]:
-        assert person["keys"] == [f"Hypothesis {i}" for i in range(5)]
-        assert person["collection"] == picture.stem
-    assert facts["view"] == "CAMERA" and facts["camera"] == f"{picture.stem} Camera"
-    assert facts["background"] == [picture.name]
+    window.ask(f"prepare({url!r}, {str(picture)!r}, 5)")
+    window.wait_until("region().width > 50")
+    window.move(*window.ask("middle()"))
+    window.wait_until("show_tab()")
+    return picture, people
+
+
+def test_a_person_is_recovered_and_worked_on_with_the_mouse(window, scene, tmp_path):
+    picture, people = scene
+    window.screenshot("1_sidebar")
+    window.ask("longest_gap()")
+    window.click_in_sidebar(RECOVER, "people() or jobs()")
+    window.wait_until(f"len(people()) == {people} and not jobs()", 200)
+    print("longest pause of the interface:", window.ask("longest_gap()"), "s")
+    window.screenshot("2_recovered")
+    names = [f"Hypothesis {index}" for index in range(5)]
+    assert window.ask("[keys(person) for person in people()]") == [names] * people
+    assert window.ask("view().spaces.active.region_3d.view_perspective") == "CAMERA"
+    assert window.ask("bpy.context.scene.camera.name") == f"{picture.stem} Camera"
+    assert window.ask("bpy.context.scene.camera.data.background_images[0].image.name") == picture.name
     with Image.open(picture) as image:
-        assert facts["resolution"] == list(image.size)
-    assert "Traceback" not in log
+        assert window.ask("[bpy.context.scene.render.resolution_x, bpy.context.scene.render.resolution_y]") == [
+            *image.size
+        ]
+
+    window.key("ctrl+z")
+    window.wait_until("not people()")
+    window.key("ctrl+shift+z")
+    window.wait_until(f"len(people()) == {people}")
+
+    window.click_in_sidebar(NEXT, "bpy.context.object.mega.hypothesis == 1")
+    window.screenshot("3_second_alternative")
+    window.click_in_sidebar(UNCERTAINTY, "bpy.context.scene.mega.show_uncertainty")
+    window.screenshot("4_uncertainty")
+    window.click_in_sidebar(UNCERTAINTY, "not bpy.context.scene.mega.show_uncertainty")
+    window.click_in_sidebar(LOCK_LEFT_LEG, "bpy.context.object.mega.lock_left_leg")
+    seed = window.ask("bpy.context.object.mega.seed")
+    window.click_in_sidebar(RE_ROLL, f"bpy.context.object.mega.seed == {seed + 1} or jobs()")
+    window.wait_until(f"bpy.context.object.mega.seed == {seed + 1} and not jobs()", 200)
+    window.screenshot("5_re_rolled")
+    assert window.ask("[keys(person) for person in people()]") == [names] * people
+    assert "Traceback" not in window.log
+
+
+def test_escape_stops_and_the_interface_answers_meanwhile(window, scene):
+    import threading
+
+    import uvicorn
+    from fake_recoverer import FakeRecoverer
+
+    from mega_backend import server
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    slow = FakeRecoverer(0.2)
+    instance = uvicorn.Server(uvicorn.Config(server.create_app(slow), log_level="warning"))
+    thread = threading.Thread(target=instance.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        window.ask(f"prepare('http://127.0.0.1:{listener.getsockname()[1]}', {str(scene[0])!r}, 5)")
+        window.ask("setattr(bpy.context.scene.mega, 'steps', 54)")
+        window.click_in_sidebar(RECOVER, "jobs() and 'step' in jobs()[0]")
+        window.screenshot("6_working")
+        window.key("Escape")
+        window.wait_until("not jobs()")
+        assert not window.ask("people()") and slow.steps_done < 54
+    finally:
+        instance.should_exit = True
+        thread.join(10)

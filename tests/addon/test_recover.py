@@ -174,3 +174,20 @@ def test_hidden_orientation_of_a_photograph_turns_the_background(blender, tmp_pa
     scene = blender.context.scene
     assert (scene.render.resolution_x, scene.render.resolution_y) == (40, 90)
     assert abs(scene.camera.data.background_images[0].rotation) == pytest.approx(math.pi / 2)
+
+
+def test_an_image_that_is_open_in_blender(blender, photo):
+    image = blender.data.images.load(str(photo))
+    blender.ops.mega.recover(image=image.name, hypotheses=2)
+    assert len(people(blender)) == 2
+    assert blender.context.scene.camera.data.background_images[0].image == image
+
+    image.pack()
+    photo.unlink()
+    blender.ops.mega.recover(image=image.name, hypotheses=2)
+    generated = blender.data.images.new("painted", 50, 40)
+    generated.pixels[:] = [0.5] * len(generated.pixels)
+    blender.ops.mega.recover(image="painted", hypotheses=2)
+    assert len(people(blender)) == 6 and tuple(people(blender)[0].mega.picture_size) == (50, 40)
+    with pytest.raises(RuntimeError, match="There is no image"):
+        blender.ops.mega.recover(image="nothing")
