@@ -28,9 +28,10 @@ _LIMBS = (
 )
 # Standard deviation, degrees, of the noise on each joint's rotation vector.
 _NOISE = {"hip": 3, "knee": 2, "ankle": 4, "foot": 5, "shoulder": 4, "collar": 3, "elbow": 2, "neck": 4, "head": 5}
-# The mocap has no wrist flexion: about z flexion, about y deviation, degrees.
+# Motion capture has no wrist flexion: about z flexion, about y deviation, degrees.
 _WRIST = (4, 8, 20)
-_RUNS_INTO = 0.06
+# Metres that a change may make limbs run into each other further.
+_RUNS_INTO = 0.03
 
 
 def usable(local: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ class PoseSource:
         if split not in mocap.SPLITS:
             raise ValueError(f"No split {split!r}: use one of {', '.join(mocap.SPLITS)}.")
         self.device = body.mean.device
-        self.weights = torch.tensor(weights)
+        self.weights = torch.tensor(weights, dtype=torch.float32)
         self.captured = torch.zeros(0, len(JOINTS), 4, device=self.device)
         if folder is not None:
             captured = mocap.poses(folder, split)
@@ -147,8 +148,13 @@ class PoseSource:
         if len(chosen):
             pose = pose.index_copy(0, chosen, self._recombined(pose[chosen], shares, generator))
         noise = torch.randn(count, len(JOINTS), 3, generator=generator, device=generator.device).to(self.device)
-        pose = multiply(pose, quaternion_from_axis_angle(noise * self.noise))
-        return pose, fingers(count, generator, self.device)
+        noisy = multiply(pose, quaternion_from_axis_angle(noise * self.noise))
+        return self._unless_worse(noisy, pose), fingers(count, generator, self.device)
+
+    def _unless_worse(self, changed: Tensor, pose: Tensor) -> Tensor:
+        """Changed poses where they run into themselves hardly more than before, else the poses as they were."""
+        before, after = self.plausibility.intersection(torch.cat((pose, changed))).unflatten(0, (2, len(pose)))
+        return torch.where((after < before + _RUNS_INTO)[:, None, None], changed, pose)
 
     def _recombined(self, pose: Tensor, shares: Tensor, generator: torch.Generator) -> Tensor:
         """Poses with some limbs from other poses, where these do not run into the body."""
@@ -158,5 +164,4 @@ class PoseSource:
             donor = self._draw(self._uniform(len(pose), generator=generator) < shares, generator)
             taken = self._uniform(len(pose), 1, 1, generator=generator) < 0.5
             mixed[:, joints] = torch.where(taken, donor[:, joints], mixed[:, joints])
-        fine = self.plausibility.intersection(mixed) < _RUNS_INTO + self.plausibility.intersection(pose)
-        return torch.where(fine[:, None, None], mixed, pose)
+        return self._unless_worse(mixed, pose)

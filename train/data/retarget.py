@@ -1,7 +1,7 @@
 """Retarget the usual 22 joints to the skeleton of a `Body`.
 
 Both have the same T-pose, so a bone's world rotation is that of its joint. Bones between two joints get half of the
-way, and the upper halves of arms and thighs half of the twist, so that skin turns smoothly along a limb.
+way; along upper arms, forearms and thighs, which two bones share, half of the twist, so that skin turns smoothly.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ def world_quaternions(local: Tensor) -> Tensor:
 
 
 def _source(bone: str) -> tuple[str, str]:
-    """How a bone of the body follows the 22 joints: (rule, joint)."""
+    """How a bone of the body follows the 22 joints: (rule, joint).
+
+    "of" a joint; "before" it, half of its turn; "twisted" before it, half of its twist; "untwisted", without that half.
+    """
     name, _, side = bone.partition(".")
     at = {"L": "left_", "R": "right_", "": ""}[side]
     if name.startswith("toe"):
@@ -50,7 +53,7 @@ def _source(bone: str) -> tuple[str, str]:
         "upperarm01": ("untwisted arm", at + "shoulder"),
         "upperarm02": ("of", at + "shoulder"),
         "lowerarm01": ("of", at + "elbow"),
-        "lowerarm02": ("before", at + "wrist"),
+        "lowerarm02": ("twisted arm", at + "wrist"),
         "wrist": ("of", at + "wrist"),
         "upperleg01": ("untwisted leg", at + "hip"),
         "upperleg02": ("of", at + "hip"),
@@ -116,8 +119,10 @@ class Retargeter:
             elif rule == "before":
                 columns.append(multiply(world[:, PARENTS[at]], half(local[:, at])))
             else:
-                turn = twist(local[:, at], _AXIS[rule.split()[1]])
-                columns.append(multiply(world[:, at], conjugate(half(turn))))
+                kind, limb = rule.split()
+                turn = half(twist(local[:, at], _AXIS[limb]))
+                before = kind == "twisted"
+                columns.append(multiply(world[:, PARENTS[at] if before else at], turn if before else conjugate(turn)))
         bones = torch.stack(columns, dim=1)[:, self.index]
         if fingers is None:
             fingers = bones.new_tensor(RELAXED).expand(len(bones), 2, 10)
