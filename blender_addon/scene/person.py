@@ -13,6 +13,8 @@ from . import axes, material
 KEY_NAME = "Hypothesis {}"
 PER_HYPOTHESIS = ("tokens", "log_probability", "rotation", "translation")
 """Those of the stored arrays that have a row for each hypothesis."""
+STORED = tuple(name for name in PERSON_STATE if name != "vertices")
+"""Arrays kept on the object as custom properties; the vertices are its shape keys."""
 SPREAD = "mega_spread"
 """A float attribute of the vertices: the standard deviation over samples in metres."""
 
@@ -50,12 +52,11 @@ def set_hypotheses(person: bpy.types.Object, vertices: np.ndarray) -> None:
 
 
 def store(person: bpy.types.Object, arrays: dict[str, np.ndarray]) -> None:
-    """Keep a person's arrays on its object, as lists that Blender saves, and its spread as an attribute."""
-    for name in PERSON_STATE:
+    """Keep a person's arrays on its object, as custom properties that Blender saves, and its spread as an attribute."""
+    for name in STORED:
         if name in arrays:
             array = np.asarray(arrays[name])
-            kind = int if array.dtype.kind in "iu" else float
-            person[f"mega_{name}"] = [kind(value) for value in array.ravel()]
+            person[f"mega_{name}"] = array.ravel().tolist()
             person[f"mega_{name}_shape"] = list(array.shape)
     if "spread" in arrays:
         set_attribute(person.data, SPREAD, arrays["spread"])
@@ -64,11 +65,11 @@ def store(person: bpy.types.Object, arrays: dict[str, np.ndarray]) -> None:
 def stored(person: bpy.types.Object) -> dict[str, np.ndarray]:
     """The arrays that `store` kept."""
     arrays = {}
-    for name in PERSON_STATE:
+    for name in STORED:
         if f"mega_{name}" in person:
             dtype = np.uint16 if name == "tokens" else np.float32
             shape = tuple(person[f"mega_{name}_shape"])
-            arrays[name] = np.array(list(person[f"mega_{name}"]), dtype).reshape(shape)
+            arrays[name] = np.array(person[f"mega_{name}"].to_list(), dtype).reshape(shape)
     return arrays
 
 
@@ -84,7 +85,7 @@ def state(person: bpy.types.Object, hypothesis: int) -> dict[str, np.ndarray]:
     Raises ValueError where the object does not have what that needs.
     """
     arrays = stored(person)
-    if not {*PERSON_STATE} - {"vertices"} <= arrays.keys() or "mega_origin" not in person:
+    if not {*STORED} <= arrays.keys() or "mega_origin" not in person:
         raise ValueError(f"{person.name} has lost what it was made from; recover it from the picture again.")
     hypothesis = min(hypothesis, len(arrays["tokens"]) - 1)
     for name in PER_HYPOTHESIS:
