@@ -1,4 +1,4 @@
-"""The command line: `mega recover | random | resample | info | import | serve`.
+"""The command line: `mega recover | random | resample | batch | info | import | serve`.
 
 Each command lists its options only when it is the one that was asked for, so that `mega --help` is instant and only
 `mega serve` needs the server's packages. Exit codes: 0 done, 1 failed, 2 bad input or bad options.
@@ -222,7 +222,21 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
-# import, serve: their modules say what they take --------------------------------------------------------------------
+# batch, import, serve: their modules say what they take ---------------------------------------------------------
+
+
+def _batch_arguments(parser: argparse.ArgumentParser) -> None:
+    from .batch import add_arguments
+
+    add_arguments(parser)
+    _sampling_arguments(parser, hypotheses=1, steps=5, temperature=1.0)
+    _model_arguments(parser)
+
+
+def _batch(options: argparse.Namespace) -> int:
+    from .batch import main as batch
+
+    return batch(options)
 
 
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
@@ -253,6 +267,7 @@ COMMANDS = {
     "recover": Command("recover the people in pictures as meshes", _recover_arguments, _recover),
     "random": Command("make up people out of nothing", _random_arguments, _random),
     "resample": Command("keep parts of a result's bodies and draw the rest anew", _resample_arguments, _resample),
+    "batch": Command("recover all pictures of a folder, here or on a cluster", _batch_arguments, _batch),
     "info": Command("say what is installed and what the model is", _info_arguments, _info),
     "import": Command("make a model folder of the authors' files", _import_arguments, _import),
     "serve": Command("answer requests over HTTP, for Blender and other programs", _serve_arguments, _serve),

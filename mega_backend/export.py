@@ -45,10 +45,11 @@ def save(recovery: Recovery, path: str | os.PathLike, topology: BodyTopology | N
         return [atomic_write(path, lambda stream: write_glb(recovery, stream, topology))]
     write = write_obj if ending == ".obj" else write_ply
     written = []
-    for hypothesis in range(max((person.hypotheses for person in recovery.people), default=1)):
+    # The first hypothesis last: where its file is, all are, so that a batch that was interrupted knows what is done.
+    for hypothesis in reversed(range(max((person.hypotheses for person in recovery.people), default=1))):
         name = path if hypothesis == 0 else path.with_name(f"{path.stem}_{hypothesis + 1}{path.suffix}")
         written.append(atomic_write(name, lambda stream, h=hypothesis: write(recovery, stream, topology, h)))
-    return written
+    return written[::-1]
 
 
 def check_format(path: str | os.PathLike) -> None:

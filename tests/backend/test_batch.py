@@ -1,0 +1,166 @@
+"""Batches of files: complete, resumable, whole results or none, whatever happens in the middle."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_recoverer import FakeRecoverer
+from PIL import Image
+
+from mega_backend import batch, export, files
+from mega_backend.batch import BatchError, Item, Settings
+from mega_backend.result import Recovery
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Reading(FakeRecoverer):
+    """A fake that takes files, whose results tell which one."""
+
+    def recover(self, picture, **options) -> Recovery:
+        from mega_backend import pictures
+
+        image = pictures.read(picture)
+        recovery = super().recover(image, **options)
+        for person in recovery.people:
+            person.log_probability[:] = image[0, 0, 0]
+        return recovery
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for number in range(12):
+        path = tmp_path / "in" / f"day{number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 10), (100 + number,) * 3).save(path)
+    return tmp_path / "in"
+
+
+def check(folder: Path, results: Path) -> int:
+    """How many results there are, each checked against its own picture; nothing else lies there."""
+    found = [path for path in results.rglob("*") if path.is_file() and path.name != batch.SETTINGS]
+    for path in found:
+        assert path.suffix == ".npz", f"{path} was left behind"
+        picture = folder / path.relative_to(results).with_suffix("")
+        recovery = Recovery.load(path)
+        grey = np.asarray(Image.open(picture))[0, 0, 0]
+        assert all((person.log_probability == grey).all() for person in recovery.people) and recovery.people
+    return len(found)
+
+
+def test_every_picture_has_its_own_result_and_a_second_run_has_nothing_to_do(folder, tmp_path):
+    settings, results = Settings(hypotheses=2), tmp_path / "out"
+    items, done = batch.plan(folder, results, settings)
+    assert (len(items), done) == (12, 0)
+    outcomes = list(batch.run_here(items, settings, Reading, together=3))
+    assert sorted(outcome.source for outcome in outcomes) == sorted(item.source for item in items)
+    assert check(folder, results) == 12
+    assert batch.plan(folder, results, settings) == ([], 12)
+    changed = folder / "day0" / "0.png"
+    os.utime(changed, (time.time() + 5, time.time() + 5))
+    assert [item.source for item in batch.plan(folder, results, settings)[0]] == [str(changed)]
+
+
+def test_what_was_interrupted_goes_on(folder, tmp_path):
+    settings, results = Settings(), tmp_path / "out"
+    items, _ = batch.plan(folder, results, settings)
+    running = batch.run_here(items, settings, Reading, together=1)
+    for _ in range(3):
+        next(running)
+    running.close()
+    there = check(folder, results)
+    assert 3 <= there < 12
+    items, done = batch.plan(folder, results, settings)
+    assert done == there
+    assert batch.report(batch.run_here(items, settings, Reading, together=2), len(items), done) == 0
+    assert check(folder, results) == 12
+
+
+def test_broken_pictures_and_a_full_disk_are_told_and_tried_again(folder, tmp_path, monkeypatch, capsys):
+    settings, results = Settings(), tmp_path / "out"
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    items, done = batch.plan(folder, results, settings)
+    real = files.os.replace
+
+    def full(source, target):
+        if "day1" in str(target):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(source, target)
+
+    monkeypatch.setattr(files.os, "replace", full)
+    assert batch.report(batch.run_here(items, settings, Reading, together=1), len(items), done) == 1
+    text = capsys.readouterr().err
+    assert "No space left on device" in text and "broken.jpg" in text and "5 of 13 pictures have no result" in text
+    assert check(folder, results) == 8
+    monkeypatch.setattr(files.os, "replace", real)
+    items, done = batch.plan(folder, results, settings)
+    assert (len(items), done) == (5, 8)
+    list(batch.run_here(items, settings, Reading, together=1))
+    assert check(folder, results) == 12
+
+
+def test_results_of_other_settings_are_not_mixed(folder, tmp_path):
+    batch.plan(folder, tmp_path / "out", Settings(seed=1))
+    with pytest.raises(BatchError, match="made with seed 1, not 2: choose another folder"):
+        batch.plan(folder, tmp_path / "out", Settings(seed=2))
+    with pytest.raises(BatchError, match="no folder"):
+        batch.plan(tmp_path / "none", tmp_path / "out", Settings())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BatchError, match="no pictures"):
+        batch.plan(tmp_path / "empty", tmp_path / "out", Settings())
+
+
+def test_results_inside_the_folder_are_not_taken_for_pictures(folder):
+    items, _ = batch.plan(folder, folder / "results", Settings())
+    assert len(items) == 12
+    Image.new("RGB", (4, 4)).save(folder / "results" / "overlay.png")
+    assert len(batch.plan(folder, folder / "results", Settings())[0]) == 12
+
+
+SCRIPT = """
+import sys; sys.path[:0] = ["tests", "tests/backend"]
+from pathlib import Path
+from mega_backend import batch
+from test_batch import Reading
+settings = batch.Settings()
+items, done = batch.plan(Path(sys.argv[1]), Path(sys.argv[2]), settings)
+sys.exit(batch.report(batch.run_here(items, settings, lambda: Reading(0.05), 2), len(items), done))
+"""
+
+
+def test_a_killed_batch_leaves_whole_results_and_goes_on(folder, tmp_path):
+    command = [sys.executable, "-c", SCRIPT, str(folder), str(tmp_path / "out")]
+    process = subprocess.Popen(command, cwd=ROOT)
+    end = time.monotonic() + 60
+    while len(list((tmp_path / "out").rglob("*.npz"))) < 2 and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # A write that was cut leaves at most a hidden scratch file, never a half result.
+    for scratch in (tmp_path / "out").rglob(".*"):
+        scratch.unlink()
+    assert 2 <= check(folder, tmp_path / "out") < 12
+    assert subprocess.run(command, cwd=ROOT).returncode == 0
+    assert check(folder, tmp_path / "out") == 12
+
+
+@pytest.mark.parametrize("kind", [ending[1:] for ending in export.FORMATS])
+def test_every_format_resumes(folder, tmp_path, kind):
+    settings = Settings(format=kind)
+    items, _ = batch.plan(folder, tmp_path / "out", settings)
+    for item in items[:2]:
+        assert not batch.FileRecovery(settings, Reading)(item).error
+    assert batch.plan(folder, tmp_path / "out", settings)[1] == 2
+
+
+def test_an_item_outside_is_a_sentence(tmp_path):
+    outcome = batch.FileRecovery(Settings(), Reading)(Item(str(tmp_path / "gone.png"), str(tmp_path / "x.npz")))
+    assert "no file" in outcome.error
