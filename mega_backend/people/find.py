@@ -6,8 +6,11 @@ where the body lies, from which a better crop follows. Finds of the same person 
 contradict each other are dropped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +27,8 @@ CANDIDATES = 40
 
 SURE = 0.5
 """From this detector score on, several crops are tried before a find is given up."""
+BLINKERS = 0.55
+"""Half width, over the body's radius, of what is seen of someone among others when all else failed."""
 FEWEST_SEEN = 4
 """A person shows at least so many of the main joints."""
 AGREEMENT = 0.07
@@ -102,15 +107,20 @@ def find(
     Returns:
         The people; empty where nobody is seen. The same picture gives the same answer.
     """
-    network = network or shared_network()
-    pyramid = _pyramid(picture)
+    eye = _Eye(_pyramid(picture), network or shared_network())
     poses: list[_Pose] = []
-    for circle in _distinct_circles(list(_detect(pyramid, network)))[:CANDIDATES]:
-        pose = _first_look(pyramid, circle, network)
-        if pose is not None and not any(_is_same_person(pose, other) for other in poses):
-            pose = _look_closely(pyramid, pose, network)
-            if pose is not None:
-                poses.append(pose)
+    circles = eye.detect()[:CANDIDATES]
+    first = [pose for pose in eye.map(_Eye.look, circles) if pose is not None]
+    while first:
+        # The best of those that look like one person go first; the others only count if that turned out nobody.
+        chosen, later = [], []
+        for pose in first:
+            (later if any(_is_same_person(pose, other) for other in chosen) else chosen).append(pose)
+        poses += [pose for pose in eye.map(_Eye.follow, chosen) if pose is not None]
+        first = [pose for pose in later if not any(_is_same_person(pose, other) for other in poses)]
+    unmet = [circle for circle in circles if circle.score >= SURE]
+    unmet = [circle for circle in unmet if not any(_is_met(circle, pose, picture.shape) for pose in poses)]
+    poses += [pose for pose in eye.map(_look_past_neighbours, unmet) if pose is not None]
     poses = _distinct_poses(poses)
     if not poses:
         return []
@@ -134,16 +144,13 @@ def find_in_boxes(picture: np.ndarray, boxes: np.ndarray, network: PoseNetwork |
     Raises:
         ValueError: a box is no box, or nobody is recognised in it.
     """
-    network = network or shared_network()
-    pyramid = _pyramid(picture)
+    eye = _Eye(_pyramid(picture), network or shared_network())
     found = []
     for number, box in enumerate(np.asarray(boxes, np.float64).reshape(-1, 4), 1):
         if not np.isfinite(box).all() or (box[2:] - box[:2] < 2).any():
             raise ValueError(f"box {number} is empty: give x0, y0, x1, y1 with x0 < x1 and y0 < y1")
-        looks = [_first_look(pyramid, circle, network) for circle in _circles_in_box(pyramid, box, network)]
-        poses = [
-            pose for look in looks if look is not None if (pose := _look(pyramid, look.circle, network)) is not None
-        ]
+        looks = eye.map(_Eye.look, _circles_in_box(eye, box))
+        poses = [pose for look in looks if look is not None and (pose := eye.look(look.circle)) is not None]
         fits = [_overlap(_detection(pose, picture.shape).box, box) for pose in poses]
         if max(fits, default=0.0) < 0.2:
             raise ValueError(f"nobody is recognised in box {number}: draw it round one whole person")
@@ -151,11 +158,11 @@ def find_in_boxes(picture: np.ndarray, boxes: np.ndarray, network: PoseNetwork |
     return found
 
 
-def _circles_in_box(pyramid: list[np.ndarray], box: np.ndarray, network: PoseNetwork) -> list[_Circle]:
+def _circles_in_box(eye: "_Eye", box: np.ndarray) -> list[_Circle]:
     """Where the body in a box may lie: what the detector sees there, and guesses for whole and half bodies."""
     size, middle = box[2:] - box[:2], (box[:2] + box[2:]) / 2
     side = 1.4 * size.max()
-    circles = list(_detect_in(pyramid, *(middle - side / 2), side, network))
+    circles = eye.detect_in((*(middle - side / 2), side))
     for hips, radius in ((0.55, 0.6), (0.85, 0.9), (0.55, 0.75)):
         centre = np.array([middle[0], box[1] + hips * size[1]])
         circles.append(_Circle(centre, centre - [0, radius * size.max()], 0.0))
@@ -203,17 +210,6 @@ def _windows(height: int, width: int) -> Iterator[tuple[float, float, float]]:
                 yield float(x), float(y), side
 
 
-def _detect(pyramid: list[np.ndarray], network: PoseNetwork) -> Iterator[_Circle]:
-    for x, y, side in _windows(*pyramid[0].shape[:2]):
-        yield from _detect_in(pyramid, x, y, side, network)
-
-
-def _detect_in(pyramid: list[np.ndarray], x: float, y: float, side: float, network: PoseNetwork) -> Iterator[_Circle]:
-    window = np.array([[side, 0, x], [0, side, y]])
-    for row in network.detect(_crop(pyramid, window, DETECTOR_SIDE)):
-        yield _Circle(row[:2] * side + [x, y], row[2:4] * side + [x, y], float(row[4]))
-
-
 def _distinct_circles(circles: list[_Circle]) -> list[_Circle]:
     """The best of those that lie on each other, best first."""
     kept: list[_Circle] = []
@@ -227,68 +223,142 @@ def _distinct_circles(circles: list[_Circle]) -> list[_Circle]:
     return kept
 
 
-def _look(pyramid: list[np.ndarray], circle: _Circle, network: PoseNetwork) -> _Pose | None:
-    """Run the landmark network on the crop that a circle describes."""
-    if circle.radius < 4:
-        return None
-    matrix = circle.crop_to_picture
-    seen = network.landmarks(_crop(pyramid, matrix, LANDMARK_SIDE))
-    if seen is None:
-        return None
-    landmarks, new_circle, world = seen
-    centre, top = new_circle @ matrix[:, :2].T + matrix[:, 2]
-    axes = matrix[:, :2] / np.hypot(*matrix[:, 0])
-    return _Pose(
-        points=landmarks[:, :2] @ matrix[:, :2].T + matrix[:, 2],
-        visibility=landmarks[:, 2],
-        world=np.concatenate([world[:, :2] @ axes.T, world[:, 2:]], axis=1),
-        circle=_Circle(centre, top, circle.score),
-    )
+@dataclass(frozen=True)
+class _Eye:
+    """The networks, looking at one picture. With `blinkers` they see a strip of that half width (over the radius)."""
+
+    pyramid: list[np.ndarray]
+    network: PoseNetwork
+    blinkers: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.pyramid[0].shape
+
+    def map(self, function: Callable[["_Eye", Any], Any], things: Iterable[Any]) -> list[Any]:
+        """`function(self, thing)` of each thing, in order, as many at a time as there are networks."""
+        with ThreadPoolExecutor(self.network.lanes) as pool:
+            return list(pool.map(partial(function, self), things))
+
+    def detect(self) -> list[_Circle]:
+        """What the detector sees through all windows, the surest first."""
+        seen = self.map(_Eye.detect_in, _windows(*self.shape[:2]))
+        return _distinct_circles([circle for circles in seen for circle in circles])
+
+    def detect_in(self, window: tuple[float, float, float]) -> list[_Circle]:
+        x, y, side = window
+        crop = _crop(self.pyramid, np.array([[side, 0, x], [0, side, y]]), DETECTOR_SIDE)
+        rows = self.network.detect(crop)
+        return [_Circle(row[:2] * side + [x, y], row[2:4] * side + [x, y], float(row[4])) for row in rows]
+
+    def look(self, circle: _Circle) -> _Pose | None:
+        """Run the landmark network on the crop that a circle describes."""
+        if circle.radius < 4:
+            return None
+        matrix = circle.crop_to_picture
+        crop = _crop(self.pyramid, matrix, LANDMARK_SIDE)
+        seen = self.network.landmarks(crop if self.blinkers is None else _blinkered(crop, self.blinkers))
+        if seen is None:
+            return None
+        landmarks, new_circle, world = seen
+        centre, top = new_circle @ matrix[:, :2].T + matrix[:, 2]
+        axes = matrix[:, :2] / np.hypot(*matrix[:, 0])
+        return _Pose(
+            points=landmarks[:, :2] @ matrix[:, :2].T + matrix[:, 2],
+            visibility=landmarks[:, 2],
+            world=np.concatenate([world[:, :2] @ axes.T, world[:, 2:]], axis=1),
+            circle=_Circle(centre, top, circle.score),
+        )
+
+    def look_mirrored(self, circle: _Circle) -> _Pose | None:
+        """As `look`, through a mirror; the answer is turned back."""
+        width = self.shape[1]
+
+        def turned(points: np.ndarray) -> np.ndarray:
+            return np.array([width, 0]) + points * [-1, 1]
+
+        mirrored = replace(self, pyramid=[level[:, ::-1] for level in self.pyramid])
+        seen = mirrored.look(_Circle(turned(circle.centre), turned(circle.top), circle.score))
+        if seen is None:
+            return None
+        order = list(MIRRORED)
+        return replace(
+            seen,
+            points=turned(seen.points)[order],
+            visibility=seen.visibility[order],
+            world=(seen.world * [-1, 1, 1])[order],
+            circle=circle,
+        )
+
+    def follow(self, pose: _Pose) -> _Pose | None:
+        """Let the landmarks of each look place the next crop, then confirm the outcome."""
+        for _ in range(2):
+            pose = self.look(pose.circle)
+            if pose is None:
+                return None
+        return self.confirm(pose)
+
+    def confirm(self, pose: _Pose) -> _Pose | None:
+        """Look through a smaller, a larger and a mirrored crop too: on a person the looks agree, on a chair not.
+
+        Returns:
+            The mean of the looks that agree, which is more precise than any of them; None where it is no person.
+        """
+        seen = [i for i in MAIN if pose.visibility[i] > 0.5 and _inside(pose.points[i], self.shape)]
+        if len(seen) < FEWEST_SEEN:
+            return None
+        looks = [self.look(_resized(pose.circle, scale)) for scale in (0.9, 1.1)]
+        looks.append(self.look_mirrored(pose.circle))
+        distances = [_distance(look, pose, seen) for look in looks]
+        disagreement = float(np.mean(distances))
+        if disagreement > AGREEMENT:
+            return None
+        agreeing = [pose, *(look for look, d in zip(looks, distances, strict=True) if d < 0.06)]
+        mean = {name: np.mean([getattr(look, name) for look in agreeing], 0) for name in _AVERAGED}
+        return replace(pose, **mean, disagreement=disagreement)
 
 
-def _first_look(pyramid: list[np.ndarray], circle: _Circle, network: PoseNetwork) -> _Pose | None:
-    """The landmarks in a detector's circle; where nobody is seen though the detector is sure, other crops are tried."""
-    attempts = [circle, *_variants(circle)] if circle.score >= SURE else [circle]
-    return next((pose for attempt in attempts if (pose := _look(pyramid, attempt, network)) is not None), None)
+_AVERAGED = ("points", "visibility", "world")
 
 
-def _look_closely(pyramid: list[np.ndarray], pose: _Pose | None, network: PoseNetwork) -> _Pose | None:
-    """Let the landmarks of each look place the next crop, then confirm the outcome."""
-    for _ in range(2):
-        pose = pose and _look(pyramid, pose.circle, network)
-    return pose and _confirm(pyramid, pose, network)
+def _look_past_neighbours(eye: _Eye, circle: _Circle) -> _Pose | None:
+    """The person in a circle that the detector is sure of, tried upright in a few sizes and heights."""
+    narrow = replace(eye, blinkers=BLINKERS)
+    for attempt in _variants(circle):
+        first = narrow.look(attempt)
+        pose = first and narrow.follow(first)
+        if pose is not None:
+            # Now that the place is right, the whole view may show arms that the blinkers hid.
+            wide = eye.look(pose.circle)
+            agrees = wide is not None and _distance(wide, pose, list(MAIN)) < 0.06
+            return replace(wide, disagreement=pose.disagreement) if agrees else pose
+    return None
 
 
 def _variants(circle: _Circle) -> Iterator[_Circle]:
-    """Other crops of the same find: upright, larger, tilted, smaller."""
-    for scale, tilt in ((1.0, 0.0), (1.2, 0.0), (1.2, 0.5), (1.2, -0.5), (0.8, 0.0)):
-        yield _resized(
-            replace(circle, top=circle.centre + circle.radius * np.array([np.sin(tilt), -np.cos(tilt)])), scale
-        )
+    """Other crops of the same find: upright, larger, lower, higher."""
+    for scale, lower in ((1.0, 0.0), (1.2, 0.0), (1.0, 0.2), (1.0, -0.2)):
+        centre = circle.centre + np.array([0, lower * circle.radius])
+        yield replace(circle, centre=centre, top=centre - [0, scale * circle.radius])
+
+
+def _is_met(circle: _Circle, pose: _Pose, shape: tuple[int, ...]) -> bool:
+    """Whether a circle is about a person already found: its centre lies in that person's box."""
+    box = _detection(pose, shape).box
+    margin = 0.1 * (box[2:] - box[:2]).max()
+    return bool((circle.centre > box[:2] - margin).all() and (circle.centre < box[2:] + margin).all())
 
 
 def _resized(circle: _Circle, scale: float) -> _Circle:
     return replace(circle, top=circle.centre + scale * (circle.top - circle.centre))
 
 
-def _confirm(pyramid: list[np.ndarray], pose: _Pose, network: PoseNetwork) -> _Pose | None:
-    """Look again through a smaller, a larger and a mirrored crop: on a person the looks agree, on a chair they do not.
-
-    Returns:
-        The mean of the looks that agree, which is more precise than any of them; None where it is no person.
-    """
-    seen = [i for i in MAIN if pose.visibility[i] > 0.5 and _inside(pose.points[i], pyramid[0].shape)]
-    if len(seen) < FEWEST_SEEN:
-        return None
-    looks = [_look(pyramid, _resized(pose.circle, 0.9), network), _look(pyramid, _resized(pose.circle, 1.1), network)]
-    looks.append(_look_mirrored(pyramid, pose.circle, network))
-    distances = [_distance(look, pose, seen) for look in looks]
-    disagreement = float(np.mean(distances))
-    if disagreement > AGREEMENT:
-        return None
-    agreeing = [pose, *(look for look, d in zip(looks, distances, strict=True) if d < 0.06)]
-    mean = {name: np.mean([getattr(look, name) for look in agreeing], 0) for name in ("points", "visibility", "world")}
-    return replace(pose, **mean, disagreement=disagreement)
+def _blinkered(crop: np.ndarray, half_width: float) -> np.ndarray:
+    """A crop with grey on both sides of the body, `half_width` radii from its middle, to hide neighbours."""
+    side = crop.shape[1]
+    beyond = np.abs(np.arange(side) + 0.5 - side / 2) - half_width * side / (2 * CROP_MARGIN)
+    cover = np.clip(beyond / 6, 0, 1)[None, :, None]
+    return (crop * (1 - cover) + 128 * cover).astype(np.uint8)
 
 
 def _distance(look: _Pose | None, pose: _Pose, landmarks: list[int]) -> float:
@@ -296,28 +366,6 @@ def _distance(look: _Pose | None, pose: _Pose, landmarks: list[int]) -> float:
     if look is None:
         return 0.25
     return min(0.25, float(np.median(np.hypot(*(look.points - pose.points)[landmarks].T)) / pose.circle.radius))
-
-
-def _look_mirrored(pyramid: list[np.ndarray], circle: _Circle, network: PoseNetwork) -> _Pose | None:
-    """As `_look`, through a mirror; the answer is turned back."""
-    width = pyramid[0].shape[1]
-
-    def turned(points: np.ndarray) -> np.ndarray:
-        return np.array([width, 0]) + points * [-1, 1]
-
-    seen = _look(
-        [level[:, ::-1] for level in pyramid], _Circle(turned(circle.centre), turned(circle.top), circle.score), network
-    )
-    if seen is None:
-        return None
-    order = list(MIRRORED)
-    return replace(
-        seen,
-        points=turned(seen.points)[order],
-        visibility=seen.visibility[order],
-        world=(seen.world * [-1, 1, 1])[order],
-        circle=circle,
-    )
 
 
 def _inside(point: np.ndarray, shape: tuple[int, ...]) -> bool:

@@ -8,10 +8,10 @@ graph of its own. Cropping, projecting back and choosing happen in `find.py`, wh
 
 import contextlib
 import os
+import queue
 import re
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
@@ -90,9 +90,14 @@ _LOG_NOISE = re.compile(
 
 
 class PoseNetwork:
-    """The two networks. One instance may be used from several threads; they take turns."""
+    """The two networks, several times over: as many threads as it has `lanes` may use it at once, others wait.
 
-    def __init__(self) -> None:
+    Args:
+        lanes: how many; by default one for each of the first four cores.
+    """
+
+    def __init__(self, lanes: int | None = None) -> None:
+        self.lanes = lanes or min(4, os.cpu_count() or 1)
         with _quiet():
             import mediapipe
             from mediapipe.framework.formats import rect_pb2
@@ -104,16 +109,19 @@ class PoseNetwork:
             resource_util.set_resource_dir(os.path.dirname(package))
             self._rgb = mediapipe.ImageFormat.SRGB
             self._create, self._get = packet_creator, packet_getter
-            self._detector = _Graph(_DETECTOR_GRAPH, ["detections"], {})
-            self._landmarks = _Graph(
-                _LANDMARK_GRAPH, ["landmarks", "auxiliary", "world"], {"complexity": packet_creator.create_int(1)}
-            )
             self._whole = rect_pb2.NormalizedRect(x_center=0.5, y_center=0.5, width=1.0, height=1.0)
-            self._lock = threading.Lock()
-            # The first run of each network builds it, and logs about it.
+            self._detectors: queue.SimpleQueue[_Graph] = queue.SimpleQueue()
+            self._landmarkers: queue.SimpleQueue[_Graph] = queue.SimpleQueue()
+            complexity = {"complexity": packet_creator.create_int(1)}
             blank = np.zeros((LANDMARK_SIDE, LANDMARK_SIDE, 3), np.uint8)
-            self.detect(blank[:DETECTOR_SIDE, :DETECTOR_SIDE])
-            self.landmarks(blank)
+            for _ in range(self.lanes):
+                detector = _Graph(_DETECTOR_GRAPH, ["detections"], {})
+                landmarker = _Graph(_LANDMARK_GRAPH, ["landmarks", "auxiliary", "world"], complexity)
+                # The first run of a graph builds its network, and logs about it.
+                detector.run(image=self._image(blank[:DETECTOR_SIDE, :DETECTOR_SIDE]))
+                landmarker.run(image=self._image(blank), roi=packet_creator.create_proto(self._whole))
+                self._detectors.put(detector)
+                self._landmarkers.put(landmarker)
 
     def detect(self, picture: np.ndarray) -> np.ndarray:
         """People in a square picture.
@@ -125,11 +133,10 @@ class PoseNetwork:
             (D, 5) float32: hip centre x, y, a point on the circle round the body x, y (all relative to the
             picture's side; the circle's point lies above the head of an upright body), score in [0, 1].
         """
-        with self._lock:
-            output = self._detector.run(image=self._image(picture))
-            if "detections" not in output:
-                return np.zeros((0, 5), np.float32)
-            found = self._get.get_proto_list(output["detections"])
+        output = _run(self._detectors, image=self._image(picture))
+        if "detections" not in output:
+            return np.zeros((0, 5), np.float32)
+        found = self._get.get_proto_list(output["detections"])
         rows = [
             [
                 *(value for point in item.location_data.relative_keypoints[:2] for value in (point.x, point.y)),
@@ -150,13 +157,12 @@ class PoseNetwork:
             circle (2, 2): hip centre and a point on the circle round the body, relative to the crop's side;
             world (33, 3): metres, hip-centred, x right, y down, z away from the camera.
         """
-        with self._lock:
-            output = self._landmarks.run(image=self._image(crop), roi=self._create.create_proto(self._whole))
-            if "landmarks" not in output:
-                return None
-            landmarks = self._get.get_proto(output["landmarks"]).landmark
-            circle = self._get.get_proto(output["auxiliary"]).landmark
-            world = self._get.get_proto(output["world"]).landmark
+        output = _run(self._landmarkers, image=self._image(crop), roi=self._create.create_proto(self._whole))
+        if "landmarks" not in output:
+            return None
+        landmarks = self._get.get_proto(output["landmarks"]).landmark
+        circle = self._get.get_proto(output["auxiliary"]).landmark
+        world = self._get.get_proto(output["world"]).landmark
         return (
             np.array([[p.x, p.y, p.visibility, p.presence] for p in landmarks], np.float32),
             np.array([[p.x, p.y] for p in circle[:2]], np.float32),
@@ -190,6 +196,15 @@ class _Graph:
             self._graph.add_packet_to_input_stream(name, packet.at(self._time))
         self._graph.wait_until_idle()
         return dict(self._packets)
+
+
+def _run(graphs: "queue.SimpleQueue[_Graph]", **inputs) -> dict:
+    """Run the next free graph."""
+    graph = graphs.get()
+    try:
+        return graph.run(**inputs)
+    finally:
+        graphs.put(graph)
 
 
 @lru_cache(maxsize=1)
