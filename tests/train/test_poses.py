@@ -122,6 +122,8 @@ def test_sampling_without_motion_capture(body):
     assert drawn["rotations"].shape == (20, body.joint_count, 3, 3) and drawn["shape"].shape == (20, body.shape_count)
     vertices = sampler.body.canonical_skin(**drawn)
     assert vertices.shape == (20, 275, 3) and torch.isfinite(vertices).all() and vertices.abs().max() < 2
+    again = sampler.sample(20, torch.Generator().manual_seed(0))
+    assert torch.equal(again["rotations"], drawn["rotations"]) and torch.equal(again["shape"], drawn["shape"])
     identity = torch.eye(3).expand_as(drawn["rotations"])
     assert torch.allclose(drawn["rotations"] @ drawn["rotations"].mT, identity, atol=1e-4)
 

@@ -30,6 +30,8 @@ _LIMBS = (
 _NOISE = {"hip": 3, "knee": 2, "ankle": 4, "foot": 5, "shoulder": 4, "collar": 3, "elbow": 2, "neck": 4, "head": 5}
 # Motion capture has no wrist flexion: about z flexion, about y deviation, degrees.
 _WRIST = (4, 8, 20)
+# The share of synthetic poses that were made for this very draw.
+_FRESH = 0.3
 # Metres that a change may make limbs run into each other further.
 _RUNS_INTO = 0.03
 
@@ -78,6 +80,8 @@ class PoseSource:
         folder: the motion capture; without it all poses are synthetic or recombined from those.
         weights: shares of `KINDS`.
         bank: number of synthetic poses held; an eighth as many as are drawn are made anew each time.
+
+    A draw depends on nothing but the generator, so that training resumes where it stopped.
     """
 
     def __init__(
@@ -108,7 +112,6 @@ class PoseSource:
             seed = 1 + mocap.SPLITS.index(split)
             self.synthetic = SyntheticPoses(body, seed=seed)
             self.made = self.synthetic.sample(bank, torch.Generator().manual_seed(seed))
-        self.oldest = 0
         noise = torch.zeros(len(JOINTS), 3)
         for joint, name in enumerate(JOINTS):
             plain = name.rpartition("_")[2]
@@ -119,34 +122,32 @@ class PoseSource:
     def _uniform(self, *shape: int, generator: torch.Generator) -> Tensor:
         return torch.rand(*shape, generator=generator, device=generator.device).to(self.device)
 
-    def _refresh(self, count: int, generator: torch.Generator) -> None:
-        fresh = self.synthetic.sample(min(count, len(self.made)), generator)
-        place = (self.oldest + torch.arange(len(fresh), device=self.device)) % len(self.made)
-        self.made = self.made.index_copy(0, place, fresh)
-        self.oldest = (self.oldest + len(fresh)) % len(self.made)
-
-    def _draw(self, synthetic: Tensor, generator: torch.Generator) -> Tensor:
-        """Whole poses, from the synthetic ones or from motion capture, half of them mirrored."""
+    def _draw(self, synthetic: Tensor, fresh: Tensor, generator: torch.Generator) -> Tensor:
+        """Whole poses, synthetic ones (some of the `fresh`) or motion capture, half of them mirrored."""
         count = len(synthetic)
         share = self._uniform(count, generator=generator)
-        sources = [bank for bank in (self.captured, self.made) if len(bank)]
-        drawn = [bank[(share * len(bank)).long()] for bank in sources]
-        pose = drawn[0] if len(drawn) == 1 else torch.where(synthetic[:, None, None], drawn[1], drawn[0])
+        anew = self._uniform(count, generator=generator) < _FRESH
+        drawn = []
+        for bank, taken in ((self.captured, ~synthetic), (self.made, synthetic & ~anew), (fresh, synthetic & anew)):
+            if len(bank):
+                drawn.append((taken, bank[(share * len(bank)).long()]))
+        pose = drawn[0][1]
+        for taken, candidates in drawn[1:]:
+            pose = torch.where(taken[:, None, None], candidates, pose)
         flip = self._uniform(count, generator=generator) < 0.5
         return torch.where(flip[:, None, None], mirror(pose), pose)
 
     def sample(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Local quaternions (count, 22, 4), the root's as seen from the ground, and finger bends (count, 2, 10)."""
-        if len(self.made):
-            self._refresh((count + 7) // 8, generator)
+        fresh = self.synthetic.sample((count + 7) // 8, generator) if len(self.made) else self.made
         kind = torch.multinomial(self.weights.to(generator.device), count, replacement=True, generator=generator)
         kind = kind.to(self.device)
         shares = self.weights[2] / (self.weights[0] + self.weights[2]).clamp_min(1e-9)
         mixed = self._uniform(count, generator=generator) < shares
-        pose = self._draw(torch.where(kind == 1, mixed, kind == 2), generator)
+        pose = self._draw(torch.where(kind == 1, mixed, kind == 2), fresh, generator)
         chosen = (kind == 1).nonzero()[:, 0]
         if len(chosen):
-            pose = pose.index_copy(0, chosen, self._recombined(pose[chosen], shares, generator))
+            pose = pose.index_copy(0, chosen, self._recombined(pose[chosen], shares, fresh, generator))
         noise = torch.randn(count, len(JOINTS), 3, generator=generator, device=generator.device).to(self.device)
         noisy = multiply(pose, quaternion_from_axis_angle(noise * self.noise))
         return self._unless_worse(noisy, pose), fingers(count, generator, self.device)
@@ -156,12 +157,12 @@ class PoseSource:
         before, after = self.plausibility.intersection(torch.cat((pose, changed))).unflatten(0, (2, len(pose)))
         return torch.where((after < before + _RUNS_INTO)[:, None, None], changed, pose)
 
-    def _recombined(self, pose: Tensor, shares: Tensor, generator: torch.Generator) -> Tensor:
+    def _recombined(self, pose: Tensor, shares: Tensor, fresh: Tensor, generator: torch.Generator) -> Tensor:
         """Poses with some limbs from other poses, where these do not run into the body."""
         mixed = pose.clone()
         for limb in _LIMBS:
             joints = [JOINTS.index(name) for name in limb]
-            donor = self._draw(self._uniform(len(pose), generator=generator) < shares, generator)
+            donor = self._draw(self._uniform(len(pose), generator=generator) < shares, fresh, generator)
             taken = self._uniform(len(pose), 1, 1, generator=generator) < 0.5
             mixed[:, joints] = torch.where(taken, donor[:, joints], mixed[:, joints])
         return self._unless_worse(mixed, pose)

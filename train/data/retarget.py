@@ -98,8 +98,8 @@ class Retargeter:
             bend = sign * torch.nn.functional.normalize(across, dim=0)
             palm = torch.linalg.cross(bend, torch.nn.functional.normalize(along, dim=0))
             thumb = torch.nn.functional.normalize(position["finger1-2"] - position["finger1-1"], dim=0)
-            # The thumb bends across the palm: towards the little finger and a little into the palm.
-            towards = torch.nn.functional.normalize(across, dim=0) + 0.5 * palm
+            # The thumb bends across the palm, towards the little finger.
+            towards = torch.nn.functional.normalize(across, dim=0) + 0.1 * palm
             thumb_bend = torch.nn.functional.normalize(torch.linalg.cross(thumb, towards), dim=0)
             axes.append(torch.stack([thumb_bend] * 2 + [bend] * 8))
         return torch.stack(axes)
