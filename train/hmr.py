@@ -9,6 +9,7 @@ the pose losses; `stage` in the configuration says which one runs.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from mega_backend.model.mega import Mega
 from mega_backend.model.prior import LandmarkRegressor, Regression
 from mega_backend.rotations import matrix_from_6d
 from train import metrics
-from train.config import Config, load, parser
+from train.config import Config, load, parser, peek
 from train.data import views
 from train.data.bank import Bank
 from train.loop import Batch, LoopConfig, Task, train
@@ -322,8 +323,16 @@ def whitening(errors: Tensor, floor: float = 1e-3) -> Tensor:
 def main() -> None:
     cli = parser(__doc__.splitlines()[0], "regressor")
     args = cli.parse_intermixed_args()
+    if peek(args.config, args.overrides, "stage") == "image":
+        from train import images
+
+        images.run(args.config, args.overrides, args.run)
+        return
     config = load(HmrConfig, args.config, args.overrides)
     task = {"regressor": RegressorTask, "masked": MaskedTask}[config.stage](config)
+    if config.stage == "masked":  # what `train.bundle` builds the model from
+        args.run.mkdir(parents=True, exist_ok=True)
+        (args.run / "model.json").write_text(json.dumps(task.model.config, indent=2) + "\n")
     train(task, config.loop, args.run)
 
 

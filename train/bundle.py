@@ -1,0 +1,51 @@
+"""Put a trained tokenizer and a trained model into one model folder, as `mega --model` takes it.
+
+python -m train.bundle --tokenizer MODEL_FOLDER --run runs/masked --name "…" -o FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from mega_backend import checkpoint
+from mega_backend.model.mega import Mega
+from train.hmr import averaged_state
+
+
+def bundle(
+    tokenizer: Path, run: Path, config: dict[str, Any], output: Path, name: str, precision: str = "float16"
+) -> Path:
+    """Write a model folder from a tokenizer's folder and a run's averaged weights; config: that of `Mega`."""
+    source = checkpoint.load(tokenizer)
+    model = Mega.from_config(config)
+    model.load_state_dict(averaged_state(run, "model."))
+    steps = {"stage": "hmr", "model": config}
+    settings = {
+        "format": checkpoint.FORMAT,
+        "name": name,
+        "body": source.config["body"],
+        "tokenizer": source.tokenizer.config,
+        "model": model.config,
+        "provenance": [*source.config["provenance"], steps],
+        "precision": precision,
+    }
+    return checkpoint.save(output, settings, checkpoint.collect_state(None, source.tokenizer, model))
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    cli.add_argument("--tokenizer", type=Path, required=True, help="model folder that holds the tokenizer")
+    cli.add_argument("--run", type=Path, required=True, help="folder of the masked stage's run")
+    cli.add_argument("--name", default="anny-landmarks")
+    cli.add_argument("--precision", default="float16", choices=checkpoint.PRECISIONS)
+    cli.add_argument("-o", "--output", type=Path, required=True)
+    args = cli.parse_args()
+    config = json.loads((args.run / "model.json").read_text())
+    print(bundle(args.tokenizer, args.run, config, args.output, args.name, args.precision))
+
+
+if __name__ == "__main__":
+    main()
