@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -40,16 +40,7 @@ def load(kind: type[AnyConfig], source: str | Path, overrides: list[str] | None 
         ConfigError: the file is missing or no mapping, an override is malformed, a key unknown or a value wrong.
     """
     path = _find(source)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a configuration is a mapping of keys to values, not a {type(values).__name__}.")
-    for override in overrides or []:
-        _apply(values, override)
+    values = _values(path, overrides)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -58,6 +49,15 @@ def load(kind: type[AnyConfig], source: str | Path, overrides: list[str] | None 
         raise ConfigError(
             "\n".join([f"{path}: {len(lines)} wrong setting(s):", *lines, f"  (top keys: {known})"])
         ) from error
+
+
+def peek(source: str | Path, overrides: list[str] | None, key: str) -> Any:
+    """The unchecked value of a top key (None where it is missing): which kind of configuration this is.
+
+    Raises:
+        ConfigError: the file is missing or no mapping, or an override is malformed.
+    """
+    return _values(_find(source), overrides).get(key)
 
 
 def parser(description: str, default: str) -> argparse.ArgumentParser:
@@ -81,6 +81,21 @@ def _find(source: str | Path) -> Path:
         if path.is_file():
             return path
     raise ConfigError(f"No configuration {str(source)!r}: give a YAML file or one of {', '.join(names()) or '(none)'}.")
+
+
+def _values(path: Path, overrides: list[str] | None) -> dict:
+    """What a YAML file and the overrides say."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys to values, not a {type(values).__name__}.")
+    for override in overrides or []:
+        _apply(values, override)
+    return values
 
 
 def _apply(values: dict, override: str) -> None:

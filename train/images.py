@@ -2,6 +2,7 @@
 
     python -m train.hmr mega_hrnet --run runs/coco tokenizer=FOLDER …      (the papers' models, with their datasets)
     python -m train.hmr image_anny --run runs/image tokenizer=FOLDER …     (synthetic pictures, the bundled body)
+    python -m train.images CONFIG --run runs/image … --export FOLDER       (the weights so far, as a model folder)
 
 Workers decode and augment pictures (`train.data.pictures`); bodies are posed and encoded in batches on the device.
 Losses: cross-entropy of the masked tokens (of all, for VQ-HPS), mean squared error between rotation matrices, L1
@@ -11,7 +12,6 @@ this term trains rotation and camera.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,13 +28,13 @@ from mega_backend.model.vqhps import VQHPS
 from mega_backend.recovery import IMAGENET_MEAN, IMAGENET_STD
 from mega_backend.rotations import matrix_from_6d, matrix_from_axis_angle
 from train import metrics
-from train.config import Config
+from train.config import Config, load, parser
 from train.data import annotations
 from train.data.anny import AnnyBodies
 from train.data.pictures import Augmentation, Mixture, Source, in_order
 from train.data.smpl import SmplBodies
 from train.hmr import averaged_state
-from train.loop import Batch, LoopConfig, Task
+from train.loop import Batch, LoopConfig, Task, train
 from train.pretrain import draw_visible, masked_cross_entropy
 
 PELVIS = 14
@@ -334,8 +334,8 @@ def _backbone_names(name: str) -> list[str]:
     return [name, places[head] + dot + rest] if head in places else [name]
 
 
-def start_from(model: nn.Module, folder: Path) -> None:
-    """Take what fits, by name and shape, from a run of any stage or from a model folder.
+def start_from(model: nn.Module, folder: Path, part: str = "model") -> None:
+    """Take what fits, by name and shape, from a run of any stage or from a part of a model folder.
 
     Raises:
         ValueError: nothing fits.
@@ -343,7 +343,7 @@ def start_from(model: nn.Module, folder: Path) -> None:
     if (folder / "checkpoint.pt").is_file():
         state = averaged_state(folder, "model.")
     else:
-        loaded = checkpoint.load(folder).model
+        loaded = getattr(checkpoint.load(folder), part)
         state = {} if loaded is None else loaded.state_dict()
     own = model.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
@@ -376,7 +376,37 @@ def export(task: ImageTask, folder: Path, name: str, note: dict[str, Any]) -> Pa
         "model": {**task.model.config, "kind": kind},
         "provenance": [note],
     }
-    parts: tuple[tuple[str, Callable], ...] = (("tokenizer", fixed.tokenizer), ("model", task.model))
-    for prefix, module in parts:
-        state |= {f"{prefix}.{key}": value for key, value in module.state_dict().items()}
+    state |= checkpoint.collect_state(None, fixed.tokenizer, task.model)
     return checkpoint.save(folder, config, state)
+
+
+def run(source: str | Path, overrides: list[str], folder: Path, target: Path | None = None) -> Path:
+    """Train as a configuration says, in the run's folder, and export to `target` (FOLDER/final)."""
+    config = load(ImageConfig, source, overrides)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.loop.seed)
+        task = ImageTask(config)
+    train(task, config.loop, folder)
+    return _exported(task, config, target or folder / "final")
+
+
+def _exported(task: ImageTask, config: ImageConfig, target: Path) -> Path:
+    scalars = task.eval().validate()
+    note = {"stage": "hmr", "loop": config.loop.model_dump(mode="json"), **scalars}
+    export(task, target, "image", note)
+    print(f"{target}: " + "  ".join(f"{name} {value:.4g}" for name, value in scalars.items()))
+    return target
+
+
+def main() -> None:
+    cli = parser("Export the weights so far of a run of training from pictures as a model folder.", "image_anny")
+    cli.add_argument("--export", type=Path, required=True, help="model folder to write")
+    args = cli.parse_intermixed_args()
+    config = load(ImageConfig, args.config, args.overrides)
+    task = ImageTask(config)
+    start_from(task.model, args.run)
+    _exported(task, config, args.export)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from mega_backend.model.mega import Mega
 from train.config import Config, load, parser
-from train.data.bank import Bank
 from train.loop import Batch, LoopConfig, Task, train
 
 
@@ -86,7 +85,10 @@ class PretrainTask(Task):
 
 
 def _tokens(path: Path) -> Tensor:
-    tokens = Bank.load(path).tokens
+    """Tokens (N, T) of a bank, or of a file that holds nothing else (`train.smpl_tokenizer` writes such)."""
+    if not path.is_file():
+        raise ValueError(f"there is no bank of bodies at {path}: make one with `python -m train.data.bank`")
+    tokens = torch.load(path, map_location="cpu", weights_only=True).get("tokens")
     if tokens is None:
         raise ValueError(f"{path} holds no tokens: encode it with `python -m train.data.bank --tokenizer`")
     return tokens

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from mega_backend import foreign
 from mega_backend.checkpoint import CheckpointError
+from mega_backend.rotations import axis_angle_from_quaternion
+from train.data import mocap
 from train.data.annotations import AnnotationError
 from train.data.smpl import BETAS, BODY_JOINTS, SmplBodies
 
@@ -86,6 +88,31 @@ def collect(paths: Iterable[Path], where: str, fps: float = 30.0) -> tuple[Motio
         raise AnnotationError(f"No motion in {where}: give the folder of AMASS or of BEDLAM's animations.")
     columns = ("pose", "betas", "gender")
     return Motions(*(torch.cat([getattr(part, name) for part in parts]) for name in columns)), skipped
+
+
+def read_mocap(folder: str | Path, split: str, seed: int = 0) -> Motions:
+    """The distinct poses of our own motion capture format (`train.data.mocap`) on neutral bodies of random shape."""
+    local = axis_angle_from_quaternion(mocap.poses(folder, split))
+    betas = torch.randn(len(local), BETAS, generator=torch.Generator().manual_seed(seed))
+    return Motions(local[:, 1:].flatten(1), betas, torch.zeros(len(local), dtype=torch.long))
+
+
+def read_split(folder: str | Path, held_out_every: int = 20) -> tuple[Motions, Motions, list[str]]:
+    """Motions to train on, held-out ones, and what was skipped.
+
+    Our own format has its splits; of others every n-th file is held out.
+
+    Raises:
+        AnnotationError: there is nothing to train or to validate on.
+    """
+    folder = Path(folder)
+    if (folder / "index.json").is_file():
+        return read_mocap(folder, "train"), read_mocap(folder, "val", seed=1), []
+    paths = sorted(folder.glob("**/*.npz"))
+    held_out = set(paths[::held_out_every])
+    kept, skipped = collect([path for path in paths if path not in held_out], f"{folder} to train on")
+    validation, more = collect(sorted(held_out), f"{folder} to validate on (every {held_out_every}th file)")
+    return kept, validation, skipped + more
 
 
 class SmplSampler:
