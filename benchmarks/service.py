@@ -1,0 +1,299 @@
+"""What the service holds: `python -m benchmarks.service [throughput overhead cancel malformed load] [--model FOLDER]`.
+
+Starts `mega serve` as a process of its own and talks to it over loopback. Without names, everything runs; `load` takes
+`--seconds` (600), the rest a minute or so.
+
+throughput  the same pictures one after another, and from 16 clients at once, in one run
+overhead    what HTTP and the protocol add to a request for 25 hypotheses
+cancel      how long the device works on after the connection of a long request was closed
+malformed   10,000 malformed requests (`--examples`), property-based
+load        64 clients, mixed requests, every result checked against that of the same request alone; memory
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import random
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import malformed
+from mega_backend import protocol
+from mega_backend.client import BackendError, Client, Stopped
+from mega_backend.protocol import Message, RandomParameters, RecoverParameters, ResampleParameters
+
+CLIENTS = 64
+CONCURRENT = 16
+
+
+class Server:
+    """A running `mega serve`."""
+
+    def __init__(self, process: subprocess.Popen, url: str) -> None:
+        self.process, self.url = process, url
+        self.client = Client(url, timeout=120)
+
+    def resident(self) -> float:
+        """Resident memory in MiB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples."""
+        import urllib.request
+
+        with urllib.request.urlopen(f"{self.url}/metrics") as answer:
+            text = answer.read().decode()
+        return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M))
+
+
+@contextmanager
+def serving(options: argparse.Namespace) -> Iterator[Server]:
+    command = [sys.executable, "-m", "mega_backend", "serve", "--port", "0", "--model", options.model]
+    command += ["--device", options.device]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    started = time.monotonic()
+    try:
+        for line in process.stdout:
+            if "ready at" in line:
+                break
+        else:
+            raise SystemExit("the server did not start: run `mega serve` to see why")
+        print(f"server ready after {time.monotonic() - started:.1f} s, {options.device}")
+        yield Server(process, line.split()[-1])
+    finally:
+        process.terminate()
+        print(f"server ended with exit code {process.wait(30)}")
+
+
+def pictures_of(options: argparse.Namespace) -> list[bytes]:
+    """Encoded pictures: those given, or one drawn person in several places and sizes."""
+    if options.pictures:
+        return [Path(name).read_bytes() for name in options.pictures]
+    from benchmarks.recover import drawn_person
+
+    made = []
+    for number, (width, height) in enumerate([(900, 700), (640, 480), (700, 900), (1200, 900)]):
+        image = Image.fromarray(np.roll(drawn_person(width, height), 40 * number, axis=1))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=90)
+        made.append(buffer.getvalue())
+    return made
+
+
+def people_of(messages: Iterator[Message]) -> list[dict[str, np.ndarray]]:
+    return [message.arrays for message in messages if message.kind == "person"]
+
+
+def throughput(server: Server, options: argparse.Namespace) -> None:
+    pictures = pictures_of(options)
+    values = RecoverParameters(hypotheses=options.hypotheses)
+    work = [pictures[n % len(pictures)] for n in range(options.repeat * CONCURRENT)]
+
+    def one(picture: bytes) -> None:
+        list(server.client.recover(picture, values))
+
+    one(pictures[0])
+    seconds = {}
+    # Twice in turn, so that a machine that gets slower or faster in the meantime shows.
+    for label, together in [("one after another", 1), (f"{CONCURRENT} at once", CONCURRENT)] * 2:
+        rows, batches = server.metric("mega_batch_rows_sum"), server.metric("mega_batch_rows_count")
+        with ThreadPoolExecutor(together) as pool:
+            started = time.perf_counter()
+            list(pool.map(one, work))
+            took = time.perf_counter() - started
+        rows, batches = server.metric("mega_batch_rows_sum") - rows, server.metric("mega_batch_rows_count") - batches
+        seconds.setdefault(together, []).append(took)
+        print(f"  {label:<18} {len(work) / took:6.2f} pictures/s   {rows / batches:5.1f} rows in a batch")
+    gain = statistics.mean(seconds[1]) / statistics.mean(seconds[CONCURRENT])
+    print(f"  {CONCURRENT} clients at once: {gain:.2f} times the throughput")
+
+
+def overhead(server: Server, options: argparse.Namespace) -> None:
+    picture = pictures_of(options)[0]
+    values = RecoverParameters(hypotheses=25)
+    shares, sizes = [], []
+    for _ in range(options.repeat + 4):
+        started = time.perf_counter()
+        messages = list(server.client.recover(picture, values))
+        total = time.perf_counter() - started
+        shares.append((total - messages[-1].fields["seconds"]) / total)
+        sizes.append(sum(len(protocol.encode(message)) for message in messages))
+    started = time.perf_counter()
+    data = [protocol.encode(message) for message in messages]
+    encode = time.perf_counter() - started
+    started = time.perf_counter()
+    for one in data:
+        protocol.decode(one)
+    decode = time.perf_counter() - started
+    print(f"  25 hypotheses: {total:.2f} s, answer of {sizes[-1] / 1e6:.1f} MB")
+    print(f"  outside of the work: {100 * statistics.median(shares):.1f} % of the time (median of {len(shares)})")
+    print(f"  encoding {1000 * encode:.1f} ms, decoding {1000 * decode:.1f} ms: "
+          f"{100 * (encode + decode) / total:.1f} %")  # fmt: skip
+
+
+def cancel(server: Server, options: argparse.Namespace) -> None:
+    times = []
+    for seed in range(3):
+        stream = server.client.random(RandomParameters(count=256, steps=54, seed=seed))
+        started = time.monotonic()
+        try:
+            for message in stream:
+                if message.kind == "progress" and time.monotonic() - started > 0.5:
+                    stream.close()
+        except Stopped:
+            closed = time.monotonic()
+        while server.client.health()["running"]:
+            time.sleep(0.005)
+        times.append(time.monotonic() - closed)
+    print(f"  256 bodies in 54 steps, closed while sampling: idle after {max(times):.2f} s at most")
+
+
+def malformed_requests(server: Server, options: argparse.Namespace) -> None:
+    from hypothesis import HealthCheck, given, settings
+
+    port = int(server.url.rsplit(":", 1)[1])
+    statuses: Counter[int | None] = Counter()
+    before = server.resident()
+
+    @settings(max_examples=options.examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(malformed.attempts())
+    def attack(attempt: malformed.Attempt) -> None:
+        statuses[malformed.send(port, attempt)] += 1
+
+    started = time.monotonic()
+    attack()
+    assert server.client.health()["status"] == "ready"
+    told = ", ".join(f"{status or 'closed'} × {count}" for status, count in statuses.most_common())
+    print(f"  {sum(statuses.values())} requests in {time.monotonic() - started:.0f} s: {told}")
+    print(f"  memory {before:.0f} MiB before, {server.resident():.0f} MiB after")
+
+
+def load(server: Server, options: argparse.Namespace) -> None:
+    asked = list(itertools.islice(mixed(pictures_of(options), server), options.distinct))
+    expected = [people_of(server.client.stream(request)) for request in asked]
+    counts: Counter[str] = Counter()
+    problems: list[str] = []
+    end = time.monotonic() + options.seconds
+    memory: list[tuple[float, float]] = []
+    lock = threading.Lock()
+
+    def client(number: int) -> None:
+        choice = random.Random(number)
+        mine = Client(server.url, timeout=120)
+        while time.monotonic() < end:
+            which = choice.randrange(len(asked))
+            try:
+                people = people_of(mine.stream(asked[which]))
+                outcome = compare(people, expected[which])
+            except BackendError as error:
+                outcome = f"refused {error.status}" if error.status == 503 else f"failed: {error}"
+                if error.status == 503:
+                    time.sleep(choice.uniform(1, 3))
+            with lock:
+                counts[outcome] += 1
+                if outcome.startswith(("failed", "mixed")):
+                    problems.append(f"{asked[which].kind}: {outcome}")
+
+    def watch() -> None:
+        while time.monotonic() < end:
+            memory.append((time.monotonic(), server.resident()))
+            time.sleep(1)
+
+    started = time.monotonic()
+    threads = [threading.Thread(target=client, args=(n,)) for n in range(CLIENTS)] + [threading.Thread(target=watch)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(f"  {CLIENTS} clients, {options.seconds:.0f} s: " + ", ".join(f"{k} × {n}" for k, n in counts.most_common()))
+    for problem in sorted(set(problems))[:5]:
+        print(f"  PROBLEM {problem}")
+    warm = [value for at, value in memory if at - started > options.seconds * 0.3]
+    middle = statistics.mean(warm)
+    print(f"  memory after warm-up {min(warm):.0f} to {max(warm):.0f} MiB: "
+          f"-{100 * (1 - min(warm) / middle):.1f} % +{100 * (max(warm) / middle - 1):.1f} %")  # fmt: skip
+
+
+def mixed(pictures: list[bytes], server: Server) -> Iterator[Message]:
+    """Different requests of all kinds, no two the same."""
+    for seed in itertools.count():
+        picture = np.frombuffer(pictures[seed % len(pictures)], np.uint8)
+        yield protocol.request(RecoverParameters(hypotheses=1 + seed % 6, seed=seed), picture=picture)
+        yield protocol.request(RandomParameters(count=1 + seed % 3, seed=seed, steps=5))
+        person = people_of(server.client.recover(picture.tobytes(), RecoverParameters(hypotheses=1, seed=seed)))
+        if person:
+            state = {name: person[0][name] for name in protocol.PERSON_STATE}
+            values = ResampleParameters(
+                hypotheses=2, keep=("left_leg",), seed=seed, picture_width=900, picture_height=700
+            )
+            yield protocol.request(values, **state)
+
+
+def compare(people: list[dict], expected: list[dict]) -> str:
+    """Whether a result is that of its own request.
+
+    Rounding in another batch may tip a drawn token; a result of another request has other people in other places.
+    """
+    if len(people) != len(expected):
+        return "mixed up: another number of people"
+    tipped = False
+    for one, other in zip(people, expected, strict=True):
+        if one["tokens"].shape != other["tokens"].shape or np.abs(one["box"] - other["box"]).max() > 1e-2:
+            return "mixed up: other people"
+        same = (one["tokens"] == other["tokens"]).mean()
+        if same < 0.5:
+            return f"mixed up: {same:.0%} of the tokens agree"
+        if same < 1:
+            tipped = True
+        elif np.abs(one["vertices"] - other["vertices"]).max() > 1e-3:
+            return "mixed up: same tokens, other vertices"
+    return "right but for a token" if tipped else "right"
+
+
+SECTIONS: dict[str, Callable[[Server, argparse.Namespace], None]] = {
+    "throughput": throughput,
+    "overhead": overhead,
+    "cancel": cancel,
+    "malformed": malformed_requests,
+    "load": load,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--pictures", nargs="*", default=[])
+    parser.add_argument("--hypotheses", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--examples", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--distinct", type=int, default=24, help="different requests of the load")
+    options = parser.parse_args()
+    unknown = set(options.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"there is no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    with serving(options) as server:
+        for name in options.sections or SECTIONS:
+            print(f"\n{name}")
+            SECTIONS[name](server, options)
+
+
+if __name__ == "__main__":
+    main()
