@@ -55,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(error: Exception) -> int:
-    print(f"mega: {error}", file=sys.stderr)
+    from tqdm import tqdm
+
+    tqdm.write(f"mega: {error}", file=sys.stderr)  # above the progress bars, where there are any
     return BAD_INPUT
 
 
