@@ -46,7 +46,9 @@ class HmrConfig(Config):
     model: dict[str, Any] = Field(description="regressor: width, depth, dropout; masked: settings of Mega")
     tokenizer: Path | None = Field(None, description="model folder that holds the tokenizer (masked stage)")
     start: Path | None = Field(None, description="run folder whose weights this stage begins with")
-    unconditional: float = Field(0.15, ge=0, lt=1, description="masked: share of the bodies shown without conditioning")
+    unconditional: float = Field(0.25, ge=0, lt=1, description="masked: share of the bodies shown without conditioning")
+    frozen_prior: bool = Field(True, description="masked: the regressor stays as stage 1 left it")
+    unconditional_weight: float = Field(0.5, ge=0)
     latent_weight: float = Field(1.0, ge=0)
     rotation_weight: float = Field(1.0, ge=0)
     camera_weight: float = Field(1.0, ge=0)
@@ -205,7 +207,7 @@ def averaged_state(run: Path, prefix: str) -> dict[str, Tensor]:
 
 
 class MaskedTask(ViewTask):
-    """Stage 2: cross-entropy of the masked tokens, under landmarks and under nothing; the regressor learns on."""
+    """Stage 2: cross-entropy of the masked tokens, under landmarks and under nothing."""
 
     def __init__(self, config: HmrConfig) -> None:
         super().__init__(config)
@@ -232,6 +234,7 @@ class MaskedTask(ViewTask):
         if config.start:
             self.model.prior.load_state_dict(averaged_state(config.start, "regressor."))
         self._begin_as_regressor()
+        self.model.prior.requires_grad_(not config.frozen_prior)
 
     @property
     def tokenizer(self) -> nn.Module:
@@ -275,17 +278,15 @@ class MaskedTask(ViewTask):
         free = round(self.config.unconditional * len(tokens))
         shown = slice(free, None)
         logits = self.model.logits(tokens[shown], visible[shown], type(condition)(*(part[shown] for part in condition)))
-        error = (condition.latent.float() - batch["latents"]) / self.model.prior.latent_scale
-        losses = {
-            "tokens": masked_cross_entropy(logits, tokens[shown], visible[shown]),
-            "latent": error.square().mean(),
-            **self.pose_losses(condition.rotation_6d, condition.camera, batch),
-        }
+        losses = {"tokens": masked_cross_entropy(logits, tokens[shown], visible[shown])}
+        if not self.config.frozen_prior:
+            error = (condition.latent.float() - batch["latents"]) / self.model.prior.latent_scale
+            losses["latent"] = error.square().mean()
+            losses |= self.pose_losses(condition.rotation_6d, condition.camera, batch)
         if free:
             alone = self.model.logits(tokens[:free], visible[:free], None)
             losses["unconditional"] = masked_cross_entropy(alone, tokens[:free], visible[:free])
-        total = weighted({**losses, "unconditional": losses.get("unconditional", 0.0) * 0.3}, self.config)
-        return total, losses
+        return weighted(losses, self.config), losses
 
     def validate(self) -> dict[str, float]:
         results = {}
@@ -312,12 +313,12 @@ class MaskedTask(ViewTask):
 
 
 def whitening(errors: Tensor, floor: float = 1e-3) -> Tensor:
-    """A (T, D, D) with cov(errors A) = 1 at each place; errors (N, T, D), as row vectors."""
+    """A (T, D, D) with cov(A e) = 1 at each place, for the errors e (N, T, D) as columns."""
     centred = errors - errors.mean(0)
     covariance = torch.einsum("ntd,nte->tde", centred, centred) / len(errors)
     scale = covariance.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None]
     covariance = covariance + floor * scale * torch.eye(errors.shape[-1])
-    return torch.linalg.inv(torch.linalg.cholesky(covariance)).mT
+    return torch.linalg.inv(torch.linalg.cholesky(covariance))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from train import bundle, metrics
 from train.data import views
 from train.data.bank import Bank, tokenise
 from train.evaluation import mega as evaluation
-from train.hmr import HmrConfig, MaskedTask, RegressorTask, averaged_state
+from train.hmr import HmrConfig, MaskedTask, RegressorTask, averaged_state, whitening
 from train.loop import train
 from train.pretrain import PretrainConfig, PretrainTask, draw_visible
 
@@ -90,6 +90,16 @@ def test_masked_stage_overfits_a_handful(made):
     first, last = optimise(MaskedTask(config(made[0], "masked")), 80, 6e-3)
     assert last["tokens"] < 0.3 * first["tokens"]
     assert last["unconditional"] < 0.8 * first["unconditional"]
+
+
+def test_trust_in_the_regressor_is_measured_in_its_own_errors():
+    """The latent head's squared distance of errors with the measured covariance is that of a standard normal."""
+    generator = torch.Generator().manual_seed(0)
+    mixing = 2 * torch.eye(4) + 0.5 * torch.randn(3, 4, 4, generator=generator)
+    errors = torch.einsum("ntd,tde->nte", torch.randn(20000, 3, 4, generator=generator), mixing)
+    whitened = torch.einsum("ntd,ted->nte", errors, whitening(errors))  # as in LatentHead
+    covariance = torch.einsum("ntd,nte->tde", whitened, whitened) / len(errors)
+    torch.testing.assert_close(covariance, torch.eye(4).expand(3, 4, 4), atol=0.02, rtol=0)
 
 
 def test_stages_follow_each_other_into_a_model_folder(made, tmp_path):
