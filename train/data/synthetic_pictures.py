@@ -1,6 +1,6 @@
 """Synthetic pictures for image backbones, where no dataset is at hand: dressed Anny bodies in random scenes.
 
-    python -m train.data.synthetic_pictures OUT -n 2000 --seed 0 --mocap FOLDER [--split train] [--processes 2]
+    python -m train.data.synthetic_pictures OUT -n 2000 --seed 0 [--mocap FOLDER] [--split train] [--processes 2]
 
 Writes OUT/pictures and OUT/people.npz in the layout of training files (`train.data.annotations`), with Anny's shape
 coefficients. Every scene depends on (seed, its number) alone: a run that was stopped goes on where it was, with any
@@ -27,6 +27,7 @@ from mega_backend.rotations import axis_angle_from_quaternion
 from train.data import annotations, mocap, raycast, shapes
 from train.data.annotations import ANNOTATED24, AnnotationError, Annotations
 from train.data.anny import AnnyBodies, annotated24
+from train.data.poses import PoseSource
 from train.data.raycast import Camera, Light, Thing
 from train.data.render import HAIR, SKIN, Outfit, dress
 from train.data.sequences import join
@@ -264,11 +265,14 @@ def merge(parts: list[Path], out: Path) -> int:
 _studio: Studio | None = None
 
 
-def _start(mocap_folder: Path, split: str) -> None:
+def _start(mocap_folder: Path | None, split: str, poses: int) -> None:
     global _studio
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    _studio = Studio(mocap.poses(mocap_folder, split), split)
+    body = Body.bundled()
+    weights = (0.3, 0.3, 0.4) if mocap_folder else (0.0, 0.4, 0.6)
+    source = PoseSource(body, split, mocap_folder, weights, bank=max(64, poses // 2))
+    _studio = Studio(source.sample(poses, torch.Generator().manual_seed(11))[0], split, body)
 
 
 def _work(number: int, **options) -> None:
@@ -280,7 +284,8 @@ def main(arguments: list[str] | None = None) -> None:
     cli.add_argument("out", type=Path)
     cli.add_argument("-n", "--count", type=int, required=True, help="number of pictures")
     cli.add_argument("--seed", type=int, default=0)
-    cli.add_argument("--mocap", type=Path, required=True, help="folder of motion capture to take poses from")
+    cli.add_argument("--mocap", type=Path, help="folder of motion capture; without it all poses are synthetic")
+    cli.add_argument("--poses", type=int, default=8192, help="number of different poses")
     cli.add_argument("--split", default="train", choices=mocap.SPLITS)
     cli.add_argument("--size", type=int, default=256, help="width and height in pixels")
     cli.add_argument("--samples", type=int, default=6, help="rays through each pixel")
@@ -299,7 +304,7 @@ def main(arguments: list[str] | None = None) -> None:
         samples=options.samples,
         device=options.device,
     )
-    start = (options.mocap, options.split)
+    start = (options.mocap, options.split, options.poses)
     bar = partial(tqdm, total=len(missing), desc="scenes", smoothing=0.05)
     if options.processes > 1 and len(missing) > 1:
         with multiprocessing.get_context("spawn").Pool(options.processes, _start, start) as pool:
