@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mega_backend.model.linear import Linear, linear
+
 # The epsilon of the timm release that the published weights were trained with; newer releases use 1e-6.
 EPSILON = 1e-5
 
@@ -16,8 +18,8 @@ class Attention(nn.Module):
         if width % heads:
             raise ValueError(f"width {width} must be a multiple of the {heads} heads")
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.proj = Linear(width, width)
 
     def forward(self, x: torch.Tensor, key_mask: torch.Tensor | None = None, skip: int = 0) -> torch.Tensor:
         """x (B, N, width) → (B, N - skip, width): every place is a key, the first `skip` places ask nothing.
@@ -26,8 +28,8 @@ class Attention(nn.Module):
         """
         batch, places, width = x.shape
         if skip:
-            query = F.linear(x[:, skip:], self.qkv.weight[:width])
-            key, value = F.linear(x, self.qkv.weight[width:]).split(width, dim=-1)
+            query = linear(x[:, skip:], self.qkv.weight[:width])
+            key, value = linear(x, self.qkv.weight[width:]).split(width, dim=-1)
         else:
             query, key, value = self.qkv(x).split(width, dim=-1)
         query, key, value = (
@@ -53,12 +55,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc1 = Linear(width, hidden)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (…, width) → (…, width)."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.fc1(x, gelu=True))
 
 
 class Block(nn.Module):
