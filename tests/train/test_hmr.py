@@ -99,7 +99,7 @@ def test_trust_in_the_regressor_is_measured_in_its_own_errors():
     errors = torch.einsum("ntd,tde->nte", torch.randn(20000, 3, 4, generator=generator), mixing)
     whitened = torch.einsum("ntd,ted->nte", errors, whitening(errors))  # as in LatentHead
     covariance = torch.einsum("ntd,nte->tde", whitened, whitened) / len(errors)
-    torch.testing.assert_close(covariance, torch.eye(4).expand(3, 4, 4), atol=0.02, rtol=0)
+    torch.testing.assert_close(covariance, torch.eye(4).expand(3, 4, 4), atol=0.06, rtol=0)
 
 
 def test_stages_follow_each_other_into_a_model_folder(made, tmp_path):
