@@ -184,7 +184,7 @@ class Batcher:
         self._scheduler = Scheduler()
         self._ready = threading.Condition()
         self._cancelled: set[Hashable] = set()
-        self._stopping = False
+        self._stopping = self._left_memory = False
         self._thread = threading.Thread(target=self._loop, name="mega-device", daemon=True)
 
     def start(self) -> None:
@@ -233,6 +233,7 @@ class Batcher:
         """Nothing of this request runs after the current batch."""
         with self._ready:
             self._cancelled.add(name)
+            self._left_memory = True
             dropped = self._scheduler.drop(name)
         for call in dropped:
             _fail(call, Cancelled())
@@ -250,6 +251,10 @@ class Batcher:
                     break
                 slices = self._scheduler.batch(lambda kind: self._limit(kind[0]).rows)
             self._run(slices)
+            if self._left_memory and not self._scheduler:
+                # What a cancelled request needed is for others now, outside of this process too.
+                self._left_memory = False
+                _release_memory()
         while slices := self._scheduler.batch(lambda _: 1 << 30):
             for call, _, _ in slices:
                 _fail(call, Cancelled())

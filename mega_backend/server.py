@@ -53,6 +53,11 @@ def bounded_protocol(limits: Limits) -> type[H11Protocol]:
     class Bounded(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
 
+        @property
+        def _waits(self) -> bool:
+            """For (the rest of) a request's headers; the application bounds the time of what follows them."""
+            return self.cycle is None or self.cycle.response_complete
+
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             if len(self.connections) > limits.connections:
@@ -62,11 +67,19 @@ def bounded_protocol(limits: Limits) -> type[H11Protocol]:
                 transport.write(head.encode() + text)
                 transport.close()
                 return
-            self._timer = self.loop.call_later(limits.idle_seconds, self._close_if_silent)
+            self._timer = self.loop.call_later(limits.idle_seconds, self._give_up)
 
-        def _close_if_silent(self) -> None:
-            # A request whose headers are complete has a cycle; the application bounds the time of what follows.
-            if self.cycle is None and not self.transport.is_closing():
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if not self._waits and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            elif self._waits and self._timer is None:
+                self._timer = self.loop.call_later(limits.idle_seconds, self._give_up)
+
+        def _give_up(self) -> None:
+            self._timer = None
+            if self._waits and not self.transport.is_closing():
                 self.transport.close()
 
         def connection_lost(self, exc: Exception | None) -> None:

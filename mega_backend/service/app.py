@@ -155,7 +155,7 @@ def _add_information(app: FastAPI, state: State) -> None:
     @app.get("/body", response_class=Response, responses=openapi.BODY | openapi.refusals(401, 403, 503))
     async def body(request: Request) -> Response:
         """The body's topology as one message; its hash is the ETag."""
-        assert model.recoverer is not None  # or 503
+        model.check()
         tag = f'"{model.topology.digest}"'
         headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
         if request.headers.get("if-none-match") == tag:
@@ -328,7 +328,7 @@ class _Upload:
         self._handed_on = False
 
     async def __aenter__(self) -> _Upload:
-        assert self.state.model.recoverer is not None  # or 503, before anything is read
+        self.state.model.check()
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -52,13 +52,17 @@ class Model:
         self._recoverer = share(recoverer, self._batcher)
         self.status, self.progress, self.text = "ready", 1.0, "ready"
 
+    def check(self) -> None:
+        """Raise the 503 of `busy` while the recoverer is not there."""
+        if self.status == "failed":
+            raise busy("The model could not be loaded; the backend's log says why.", 60)
+        if self._recoverer is None:
+            raise busy(f"The model is being loaded ({self.progress:.0%}); try again in a few seconds.", 2)
+
     @property
     def recoverer(self) -> Any:
-        """The recoverer whose work is shared. Raises the 503 of `busy` while it is not there."""
-        if self._recoverer is None:
-            if self.status == "failed":
-                raise busy("The model could not be loaded; the backend's log says why.", 60)
-            raise busy(f"The model is being loaded ({self.progress:.0%}); try again in a few seconds.", 2)
+        """The recoverer whose work is shared; see `check`."""
+        self.check()
         return self._recoverer
 
     def _run(self) -> None:

@@ -157,7 +157,8 @@ def test_closing_the_connection_cancels_the_work_and_the_next_request_is_served(
 def test_a_request_that_waits_says_so_and_a_full_queue_is_a_503(running):
     client = running(FakeRecoverer(0.05), limits=server.Limits(active=1, waiting=1))
     first = client.recover(picture(), RecoverParameters(steps=20))
-    next(iter(first))
+    messages = iter(first)  # kept: its end would close the connection
+    next(messages)
     second = client.recover(picture(), RecoverParameters(steps=1))
     with pytest.raises(BackendError, match="too much waiting") as refused:
         client.recover(picture(), RecoverParameters())

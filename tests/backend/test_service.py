@@ -150,6 +150,21 @@ def test_a_picture_does_not_wait_for_long_work(running):
         assert served.jobs.running == 1, "the long request ended before the short one"
 
 
+def test_out_of_memory_on_the_device_is_nobodys_end(running):
+    recoverer = Encoding()
+    plenty = recoverer.model.logits
+
+    def logits(values: torch.Tensor) -> torch.Tensor:
+        if len(values) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plenty(values)
+
+    recoverer.model.logits = logits
+    served = running(recoverer)
+    people = [m.arrays for m in recover(served.client, 9, 0, hypotheses=8) if m.kind == "person"]
+    np.testing.assert_array_equal(people[1]["log_probability"], 9100 + np.arange(8))
+
+
 # Malice
 
 
@@ -210,6 +225,16 @@ def test_a_form_of_another_site_is_refused(victim):
 
 
 # Bounds
+
+
+def test_headers_that_trickle_are_given_up_on_a_used_connection_too(running):
+    served = running(limits=server.Limits(idle_seconds=0.5))
+    with socket.create_connection(("127.0.0.1", served.port), 5) as slow:
+        slow.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert b" 200 " in slow.recv(65536)
+        slow.sendall(b"GET /health HTT")
+        rest = b"".join(iter(lambda: slow.recv(65536), b""))  # until the server closes
+        assert b" 200 " not in rest
 
 
 def test_silent_connections_are_closed_and_their_number_is_bounded(running):
