@@ -19,15 +19,15 @@ def _draw() -> None:
     if not context.scene.mega.show_uncertainty or not context.space_data.overlay.show_overlays:
         return
     scale = context.preferences.system.ui_scale
-    left, bottom = (60 + MARGIN) * scale, MARGIN * scale
+    left, bottom = (60 + MARGIN) * scale, (40 + MARGIN) * scale
     width, height = WIDTH * scale, HEIGHT * scale
     steps = len(uncertainty.COLOURS)
     points, colours = [], []
     for step, colour in enumerate(uncertainty.COLOURS):
         x = left + width * step / (steps - 1)
         points += [(x, bottom), (x, bottom + height)]
-        linear = [float(channel) ** 2.2 for channel in colour]
-        colours += [(*linear, 1.0)] * 2
+        shown = [float(channel) for channel in colour]
+        colours += [(*shown, 1.0)] * 2
     shader = gpu.shader.from_builtin("SMOOTH_COLOR")
     batch_for_shader(shader, "TRI_STRIP", {"pos": points, "color": colours}).draw(shader)
     blf.size(0, 11 * scale)

@@ -111,7 +111,18 @@ class Backend:
             self.post(s.ProcessExited(None, f"{settings.python} cannot be run ({error.strerror})"))
 
     def _ask(self, url: str, token: str) -> None:
-        try:
-            self.post(s.Answered(Client(url, token).health()))
-        except BackendError as error:
-            self.post(s.NoAnswer(str(error)))
+        """Ask until the model is loaded; a backend that is given up in the meantime is not asked again."""
+        while self._state.phase is s.Phase.CONNECTING and self._state.url == url:
+            try:
+                health = Client(url, token).health()
+            except BackendError as error:
+                self.post(s.NoAnswer(str(error)))
+                return
+            if health.get("status") == "failed":
+                self.post(s.NoAnswer(f"The backend could not load its model: {health.get('text', '')}"))
+                return
+            if health.get("status") != "loading":
+                self.post(s.Answered(health))
+                return
+            self.progress_text = f"Backend is loading: {health.get('text', '')}"
+            time.sleep(0.5)

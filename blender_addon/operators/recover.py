@@ -81,7 +81,7 @@ class MEGA_OT_recover(JobOperator, bpy.types.Operator):
         made.select_set(True)
         context.view_layer.objects.active = made
         if self.look_through and not self._looked and not bpy.app.background:
-            camera.look_through(context.screen)
+            camera.look_through(context)
             self._looked = True
 
     def _value(self, context: bpy.types.Context, name: str) -> Any:

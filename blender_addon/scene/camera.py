@@ -58,8 +58,11 @@ def use(scene: bpy.types.Scene, camera: bpy.types.Object, size: tuple[int, int])
     render.pixel_aspect_x = render.pixel_aspect_y = 1.0
 
 
-def look_through(screen: bpy.types.Screen | None) -> None:
-    """Let the 3D views of a screen look through the scene's camera."""
-    for area in screen.areas if screen else ():
+def look_through(context: bpy.types.Context) -> None:
+    """Let the 3D views of the window look through the scene's camera, its frame as large as they are."""
+    for area in context.screen.areas if context.screen else ():
         if area.type == "VIEW_3D":
             area.spaces.active.region_3d.view_perspective = "CAMERA"
+            region = next(region for region in area.regions if region.type == "WINDOW")
+            with context.temp_override(area=area, region=region):
+                bpy.ops.view3d.view_center_camera()

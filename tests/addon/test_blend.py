@@ -26,7 +26,7 @@ blend.write(Recovery.load(folder / "park.npz"), body, folder / "park.png", folde
 def test_a_result_file_becomes_a_blend(blender, photo):
     recovery = FakeRecoverer().recover(np.asarray(Image.open(photo)), hypotheses=3, seed=2)
     recovery.save(photo.with_suffix(".npz"))
-    subprocess.run([sys.executable, "-c", SCRIPT, str(photo.parent)], cwd=ROOT, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", SCRIPT, str(photo.parent)], cwd=ROOT, check=True, timeout=240)
     blender.ops.wm.open_mainfile(filepath=str(photo.with_suffix(".blend")))
     people = [o for o in blender.data.objects if o.type == "MESH"]
     assert [len(p.data.shape_keys.key_blocks) for p in people] == [3, 3]
