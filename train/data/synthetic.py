@@ -1,7 +1,7 @@
 """Synthetic poses of the usual 22 joints: standing, sitting, kneeling, crouching, bending over, lying, …
 
 Motion capture lacks most of them. A posture is a row of ranges of anatomical angles; arms go to random places, hang
-down, reach out, or reach for a part of the own body (nearest arm of a random pool). Of two candidates, the one that
+down, stretch out, or reach for a part of the own body (nearest arm of a random pool). Of two candidates, the one that
 runs less into itself stays. Angles in degrees, as for a left limb: hip flexion, abduction, outward turn; knee
 flexion; plantar flexion of the ankle.
 """
@@ -49,17 +49,19 @@ class Posture:
     side: Range = (-8, 8)
     turn: Range = (-14, 14)
     upright: bool = True
-    arms: tuple[float, float, float, float, float] = (3, 2, 1, 2, 1)
+    arms: tuple[float, ...] = (3, 2, 1, 2, 1, 0.5, 0.5)
 
 
-ARM_MODES = ("anywhere", "hanging", "forward", "own body", "own legs")
-_REST = (2, 1, 1, 3, 4)
-_DOWN = (1, 4, 3, 1, 3)
-_PROP = (0.5, 0.5, 8, 0, 0)
-_LIE = (5, 1, 0.5, 3, 1)
+ARM_MODES = ("anywhere", "hanging", "forward", "own body", "own legs", "aside", "overhead")
+_REST = (2, 1, 1, 3, 4, 0.1, 0.2)
+_DOWN = (1, 4, 3, 1, 3, 0.4, 0.1)
+_PROP = (0.5, 0.5, 8, 0, 0, 0, 0)
+_LIE = (5, 1, 0.5, 3, 1, 0.7, 0.7)
+_UP = (1, 0, 1, 0.5, 0, 0.5, 5)
+_WIDE = (2, 1, 1, 1.5, 0.5, 5, 2)
 POSTURES = (
     Posture("stand", 8, _STAND),
-    Posture("arms down", 2, _STAND, arms=(0, 1, 0, 0, 0)),
+    Posture("arms down", 2, _STAND, arms=(0, 1, 0, 0, 0, 0, 0)),
     Posture("shifted", 2, ((5, 35), (-3, 20), (-5, 30), (10, 60), (-10, 25)), _STAND, roll=(-8, 4)),
     Posture("wide", 2, ((-5, 20), (14, 42), (0, 30), (0, 25), (-10, 10))),
     Posture("crossed ankles", 1, ((5, 18), (-16, -5), (-10, 15), (0, 25), (-5, 15)),
@@ -108,7 +110,7 @@ POSTURES = (
             ((-8, 35), (-3, 14), (-8, 10), (0, 60), (-20, 20)), pitch=(60, 95), spine=(-12, 15), upright=False,
             arms=_PROP),
     Posture("hips high", 1, ((-30, 0), (-3, 18), (-8, 10), (0, 25), (-38, 0)), pitch=(95, 130), spine=(-10, 20),
-            arms=(6, 0, 0, 0, 0)),
+            arms=(2, 0, 0, 0, 0, 0, 6)),
     Posture("on the back", 2.5, ((-8, 32), (-3, 28), (-5, 40), (0, 45), (0, 45)),
             ((-8, 32), (-3, 28), (-5, 40), (0, 75), (0, 45)), pitch=(-98, -72), roll=(-20, 20), upright=False,
             arms=_LIE),
@@ -129,6 +131,22 @@ POSTURES = (
     Posture("split", 0.8, ((55, 92), (-5, 15), (-10, 25), (0, 18), (0, 40)),
             ((-65, -20), (-5, 15), (-10, 35), (0, 18), (0, 45)), pitch=(-5, 25)),
     Posture("straddle", 1, ((5, 85), (32, 62), (10, 50), (0, 18), (0, 35)), pitch=(-10, 50), spine=(0, 45)),
+    Posture("side lunge", 2, ((5, 45), (35, 72), (35, 85), (35, 105), (-20, 10)),
+            ((-10, 20), (20, 50), (-10, 40), (0, 22), (-10, 20)), pitch=(-8, 20), spine=(-10, 25), arms=_WIDE),
+    Posture("deep side lunge", 1, ((55, 115), (15, 48), (10, 45), (80, 145), (-35, 0)),
+            ((0, 40), (32, 62), (-10, 40), (0, 18), (-20, 20)), pitch=(0, 30), spine=(0, 40), arms=_WIDE),
+    Posture("long lunge", 1.5, ((60, 108), (-5, 20), (-10, 20), (60, 120), (-25, 5)),
+            ((-55, -15), (-5, 15), (-10, 30), (0, 35), (-15, 40)), pitch=(-8, 35), spine=(-25, 20), arms=_WIDE),
+    Posture("triangle", 1, ((-8, 20), (18, 45), (0, 80), (0, 12), (-10, 15)), side=(15, 55), roll=(-30, 25),
+            arms=_WIDE),
+    Posture("climb", 1.5, ((50, 115), (0, 48), (0, 45), (50, 125), (-25, 15)),
+            ((-5, 35), (-5, 25), (0, 30), (0, 55), (-15, 40)), pitch=(-15, 20), arms=_UP),
+    Posture("cycle", 1, ((28, 70), (-5, 12), (-8, 15), (25, 75), (-10, 30)),
+            ((75, 108), (-5, 12), (-8, 15), (80, 118), (-15, 20)), pitch=(15, 55), spine=(0, 40), arms=_PROP),
+    Posture("reach up", 2, _STAND, arms=_UP),
+    Posture("arms out", 1.5, _STAND, arms=_WIDE),
+    Posture("handstand", 0.5, ((-25, 60), (-5, 40), (-8, 20), (0, 70), (0, 45)), pitch=(160, 195), upright=False,
+            arms=(0.5, 0, 0, 0, 0, 0, 6)),
     Posture("jump", 1.5, ((-25, 80), (0, 45), (-10, 25), (0, 120), (0, 45))),
 )  # fmt: skip
 
@@ -193,7 +211,7 @@ class SyntheticPoses:
         seed: of the pool.
     """
 
-    def __init__(self, body: Body, weights: dict[str, float] | None = None, pool: int = 6000, seed: int = 0) -> None:
+    def __init__(self, body: Body, weights: dict[str, float] | None = None, pool: int = 4000, seed: int = 0) -> None:
         self.device = body.mean.device
         self.plausibility = Plausibility(body)
         names = [posture.name for posture in POSTURES]
@@ -302,10 +320,16 @@ class SyntheticPoses:
             torch.stack((direction[:, 0].clamp_min(-0.3), direction[:, 1], direction[:, 2].clamp_min(-0.6)), dim=-1),
             dim=-1,
         )
+        # Aside or overhead in the chest's own frame, as for a left arm.
+        wide = pose.new_tensor([1.0, 0.05, 0.05]) + 0.18 * noise
+        high = pose.new_tensor([0.15, 1.0, 0.1]) + 0.16 * noise
+        own = functional.normalize(torch.where((mode == 5)[:, None], wide, high), dim=-1)
+        direction = torch.where((mode >= 5)[:, None], own, direction)
         bend = self._random(count, generator=generator)
         elbow = torch.where(mode == 1, 5 + 40 * bend * bend, 2 + 60 * bend * bend)
         aimed = arm(direction, 22 * self._normal(count, generator=generator), elbow, *self._hand(count, generator))
-        chosen = torch.where(((mode == 1) | (mode == 2))[:, None, None], aimed, chosen)
+        aims = (mode == 1) | (mode == 2) | (mode >= 5)
+        chosen = torch.where(aims[:, None, None], aimed, chosen)
         if side == "right":
             chosen = chosen * chosen.new_tensor([1.0, 1.0, -1.0, -1.0])
         return chosen
