@@ -15,7 +15,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
 from pydantic import Field
@@ -27,7 +26,7 @@ from mega_backend.model.mega import Mega
 from mega_backend.model.vqhps import VQHPS
 from mega_backend.recovery import IMAGENET_MEAN, IMAGENET_STD
 from mega_backend.rotations import matrix_from_6d, matrix_from_axis_angle
-from train import metrics
+from train import figures, metrics
 from train.config import Config, load, parser
 from train.data import annotations
 from train.data.anny import AnnyBodies
@@ -203,10 +202,15 @@ class ImageTask(Task):
             return {}
         batch = {name: value[:8] for name, value in self._held_out.items()}
         _, tokens, rotation, camera = self._answer(batch)
-        points = self._fixed.to(rotation.device).tokenizer.decode(tokens) @ rotation.mT
-        flat = camera[:, None, :1] * (points[..., :2] + camera[:, None, 1:])
-        rows = [_overlay(crop, place) for crop, place in zip(batch["picture"], flat.cpu(), strict=True)]
-        return {"recovered": np.concatenate(rows, axis=1)}
+        fixed = self._fixed.to(rotation.device)
+        meshes = (fixed.tokenizer.decode(tokens) @ rotation.mT).cpu().numpy()
+        faces = fixed.bodies.faces.cpu().numpy()
+        crops = batch["picture"].permute(0, 2, 3, 1).numpy()
+        drawn = [
+            np.concatenate([crop, figures.over_crop(crop, mesh, weak, faces)])
+            for crop, mesh, weak in zip(crops, meshes, camera.cpu().numpy(), strict=True)
+        ]
+        return {"recovered": np.concatenate(drawn, axis=1)}
 
 
 class _Fixed:
@@ -351,16 +355,6 @@ def start_from(model: nn.Module, folder: Path, part: str = "model") -> None:
         raise ValueError(f"nothing in {folder} fits this model: give a run or a model folder of the same sizes")
     model.load_state_dict(fitting, strict=False)
     print(f"{folder}: {len(fitting)} of {len(own)} tensors taken")
-
-
-def _overlay(crop: Tensor, flat: Tensor) -> np.ndarray:
-    """A crop above the same crop with points (V, 2) in crop coordinates drawn over it."""
-    picture = crop.permute(1, 2, 0).numpy()
-    drawn = picture.copy()
-    pixels = ((flat + 1) / 2 * len(drawn)).round().int()
-    for x, y in pixels[:: max(1, len(pixels) // 2000)].tolist():
-        cv2.circle(drawn, (x, y), 0, (80, 220, 120), -1)
-    return np.concatenate([picture, drawn])
 
 
 def export(task: ImageTask, folder: Path, name: str, note: dict[str, Any]) -> Path:

@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -23,6 +24,7 @@ from mega_backend.foreign import read_npy
 from mega_backend.importing import measure_token_parts
 from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE, layer_names, published_config
 from train import config as configuration
+from train import figures
 from train.config import Config
 from train.data import motions
 from train.data.motions import SmplSampler
@@ -107,6 +109,14 @@ class SmplTokenizer(Task):
             tokens.append(self.model.encode(meshes))
             errors.append(distances(self.model.decode(tokens[-1]), meshes))
         return {"vertex_error_mm": float(torch.cat(errors).mean()), "codes": torch.cat(tokens).unique().numel()}
+
+    @torch.no_grad()
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Held-out bodies (left) and what their tokens decode to (right)."""
+        meshes = self._meshes(self._samplers[1].sample(4, torch.Generator().manual_seed(0)))
+        decoded = self.model.decode(self.model.encode(meshes))
+        pairs = list(zip(meshes.cpu().numpy(), decoded.cpu().numpy(), strict=True))
+        return {"reconstructed": figures.compare(pairs, self.bodies.faces.cpu().numpy())}
 
 
 def export(task: SmplTokenizer, folder: Path, note: dict[str, Any]) -> Path:
