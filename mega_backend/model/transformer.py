@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mega_backend.model.linear import Linear, linear
+from mega_backend.linear import Linear, linear
 
 # The epsilon of the timm release that the published weights were trained with; newer releases use 1e-6.
 EPSILON = 1e-5

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mega_backend.linear import linear
+
 DENSE_BELOW = 8
 """Inputs per neighbour up to which a dense matrix product beats gathering, see `_Layer._weighted`."""
 
@@ -49,6 +51,14 @@ class _Layer(nn.Module):
         more arithmetic, but no copy of every neighbour's features (4 times faster at 54 points with 23 neighbours).
         """
         points, width, kinds = weights.shape
+        wants_gradient = torch.is_grad_enabled() and (weights.requires_grad or rows.requires_grad)
+        if rows.device.type == "cpu" and rows.dtype == weights.dtype == torch.float32 and not wants_gradient:
+            # Sums in one go, without a copy of every neighbour's features: 3 to 80 times faster for inference.
+            real = (self.neighbours < self.points_in)[:, None].expand(-1, kinds, -1).reshape(-1, width)
+            ids = self.neighbours[:, None].expand(-1, kinds, -1).reshape(-1, width)
+            shares = weights.transpose(1, 2).reshape(-1, width) * real
+            sums = F.embedding_bag(torch.where(real, ids, 0), rows, mode="sum", per_sample_weights=shares)
+            return sums.view(points, kinds, -1)
         if self.points_in <= DENSE_BELOW * width:
             index = self.neighbours.long()[:, :, None].expand(-1, -1, kinds)
             dense = weights.new_zeros(points, self.points_in + 1, kinds).scatter_add(1, index, weights)
@@ -91,9 +101,8 @@ class MeshConvolution(_Layer):
         points, width, bases = self.w_weights.shape
         if (width + 2 * bases) * self.channels_in <= (width + 1) * bases * self.channels_out:
             contracted = self._weighted(self.w_weights, x.flatten(1))  # (P, W, B·in)
-            contracted = contracted.view(points, bases, batch, -1).transpose(1, 2).reshape(points * batch, -1)
-            theta = kernels.transpose(1, 2).reshape(-1, self.channels_out)  # (W·in, out)
-            return torch.addmm(self.bias, contracted, theta).view(points, batch, -1)
+            contracted = contracted.view(points, bases, batch, -1).transpose(1, 2).reshape(points, batch, -1)
+            return linear(contracted, kernels.transpose(0, 1).flatten(1), self.bias)  # Θ as (out, W·in)
         mapped = x.flatten(0, 1) @ kernels.flatten(0, 1).T  # (points_in·B, W·out)
         mapped = mapped.view(-1, batch, bases, self.channels_out).transpose(1, 2).flatten(2)
         pairs = zip(self.w_weights.split(1, dim=2), mapped.unbind(1), strict=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mega_backend.model.linear import Linear, linear
+from mega_backend.linear import Linear, linear
 
 
 @pytest.mark.parametrize("gelu", [False, True])

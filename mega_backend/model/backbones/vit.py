@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..linear import Linear
+from ...linear import Linear
 
 EPSILON = 1e-6
 
