@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import bpy
+import numpy as np
 
 
 def file_of(image: bpy.types.Image) -> Path:
@@ -22,6 +23,24 @@ def file_of(image: bpy.types.Image) -> Path:
         return copy
     if not image.has_data and image.source == "FILE":
         raise ValueError(f"The file of the image {image.name!r} is gone; choose it again.")
-    copy = Path(bpy.app.tempdir) / f"{name}.png"
-    image.save(filepath=str(copy), save_copy=True)
-    return copy
+    return _written(image, Path(bpy.app.tempdir) / f"{name}.png")
+
+
+def _written(image: bpy.types.Image, path: Path) -> Path:
+    """What the image shows now, as an 8-bit file; the image itself stays as it is."""
+    values = np.empty(len(image.pixels), np.float32)
+    image.pixels.foreach_get(values)
+    if image.is_float:  # linear light; files of 8 bits hold sRGB
+        colour = values.reshape(-1, image.channels)[:, :3].clip(0, 1)
+        colour[:] = np.where(colour <= 0.0031308, colour * 12.92, 1.055 * colour ** (1 / 2.4) - 0.055)
+        values.reshape(-1, image.channels)[:, :3] = colour
+    copy = bpy.data.images.new(path.stem, *image.size, alpha=image.channels == 4)
+    try:
+        pixels = np.ones((image.size[0] * image.size[1], 4), np.float32)
+        pixels[:, : min(image.channels, 4)] = values.reshape(-1, image.channels)[:, :4]
+        copy.pixels.foreach_set(pixels.ravel())
+        copy.filepath_raw, copy.file_format = str(path), "PNG"
+        copy.save()
+    finally:
+        bpy.data.images.remove(copy)
+    return path
