@@ -46,7 +46,7 @@ def data(tmp_path_factory):
             "tokenizer": folder / "tokenizer",
             "model": {
                 "width": 32, "encoder_depth": 1, "decoder_depth": 1, "heads": 2,
-                "conditioning": {"backbone": {"name": "resnet", "blocks": [1, 1, 1, 1], "width": 8}},
+                "conditioning": {"backbone": {"name": "resnet", "blocks": [1, 1, 1, 1], "width": 8, "input_size": 64}},
             },
         }
     )  # fmt: skip

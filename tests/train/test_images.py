@@ -24,7 +24,7 @@ def data(tmp_path_factory):
 def settings(data, **changes):
     folder, models, h36m = data
     source = {"file": folder / "people" / "people.npz", "pictures": folder / "people" / "pictures"}
-    backbone = {"name": "resnet", "blocks": [1, 1, 1, 1], "width": 8}
+    backbone = {"name": "resnet", "blocks": [1, 1, 1, 1], "width": 8, "input_size": 64}
     values = {
         "stage": "image",
         "loop": {"steps": 60, "learning_rate": 2e-3, "warmup_steps": 10, "accelerator": "cpu", "validate_every": 1000},
@@ -43,12 +43,6 @@ def settings(data, **changes):
         },
     }  # fmt: skip
     return images.ImageConfig.model_validate({**values, **changes})
-
-
-@pytest.fixture(autouse=True)
-def small_crops(monkeypatch):
-    """Crops of 64 pixels: the tests' pictures have no more."""
-    monkeypatch.setattr("mega_backend.model.backbones.resnet.ResNet.input_size", 64)
 
 
 def test_a_handful_is_learnt_by_heart(data, tmp_path):
@@ -95,7 +89,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(data, tmp_path):
 
 
 def test_vqhps_trains_and_both_kinds_export(data, tmp_path):
-    backbone = {"name": "resnet", "blocks": [1, 1, 1, 1], "width": 8}
+    backbone = {"name": "resnet", "blocks": [1, 1, 1, 1], "width": 8, "input_size": 64}
     small = {"width": 32, "heads": 2, "hidden": 32, "pose_width": 32, "backbone": backbone}
     for kind, config in (
         ("vqhps", settings(data, model={"kind": "vqhps", **small})),

@@ -46,11 +46,9 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Sequential):
-    """A bottleneck ResNet; the defaults are ResNet-50."""
+    """A bottleneck ResNet for square crops of `input_size` pixels; the defaults are ResNet-50."""
 
-    input_size = 224
-
-    def __init__(self, blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64):
+    def __init__(self, blocks: Sequence[int] = (3, 4, 6, 3), width: int = 64, input_size: int = 224):
         stages, channels = [], width
         for stage, count in enumerate(blocks):
             planes = width * 2**stage
@@ -65,7 +63,7 @@ class ResNet(nn.Sequential):
             nn.MaxPool2d(3, 2, padding=1),
             *stages,
         )
-        self.channels = channels
+        self.channels, self.input_size = channels, input_size
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         """Normalised RGB crops (B, 3, H, W) → (B, channels, H/32, W/32)."""
