@@ -46,6 +46,9 @@ class HmrConfig(Config):
     model: dict[str, Any] = Field(description="regressor: width, depth, dropout; masked: settings of Mega")
     tokenizer: Path | None = Field(None, description="model folder that holds the tokenizer (masked stage)")
     start: Path | None = Field(None, description="run folder whose weights this stage begins with")
+    start_masked: Path | None = Field(
+        None, description="masked: run whose model, but for the regressor, it begins with"
+    )
     unconditional: float = Field(0.25, ge=0, lt=1, description="masked: share of the bodies shown without conditioning")
     frozen_prior: bool = Field(True, description="masked: the regressor stays as stage 1 left it")
     unconditional_weight: float = Field(0.5, ge=0)
@@ -234,6 +237,10 @@ class MaskedTask(ViewTask):
         if config.start:
             self.model.prior.load_state_dict(averaged_state(config.start, "regressor."))
         self._begin_as_regressor()
+        if config.start_masked:
+            state = averaged_state(config.start_masked, "model.")
+            own = {name: value for name, value in state.items() if not name.startswith("prior.")}
+            self.model.load_state_dict(own, strict=False)
         self.model.prior.requires_grad_(not config.frozen_prior)
 
     @property
