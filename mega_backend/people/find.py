@@ -121,7 +121,7 @@ def find(
     unmet = [circle for circle in circles if circle.score >= SURE]
     unmet = [circle for circle in unmet if not any(_is_met(circle, pose, picture.shape) for pose in poses)]
     poses += [pose for pose in eye.map(_look_past_neighbours, unmet) if pose is not None]
-    poses = _distinct_poses(poses)
+    poses = _without_phantoms(_distinct_poses(poses), picture.shape)
     if not poses:
         return []
     sure = [pose for pose in poses if pose.circle.score >= SURE] or poses
@@ -171,7 +171,7 @@ def _circles_in_box(eye: "_Eye", box: np.ndarray) -> list[_Circle]:
 
 def _overlap(one: np.ndarray, other: np.ndarray) -> float:
     """Intersection over union of two boxes (4,)."""
-    shared = np.clip(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0, None).prod()
+    shared = _share_inside(one, other) * (one[2:] - one[:2]).prod()
     return float(shared / max((one[2:] - one[:2]).prod() + (other[2:] - other[:2]).prod() - shared, 1e-6))
 
 
@@ -379,6 +379,26 @@ def _distinct_poses(poses: list[_Pose]) -> list[_Pose]:
         if not any(_is_same_person(pose, other) for other in kept):
             kept.append(pose)
     return kept
+
+
+def _without_phantoms(poses: list[_Pose], shape: tuple[int, ...]) -> list[_Pose]:
+    """Without small bodies that the detector doubts and that lie inside one it is surer of: folds and legs."""
+    boxes = [_detection(pose, shape).box for pose in poses]
+    return [
+        pose
+        for pose, box in zip(poses, boxes, strict=True)
+        if pose.circle.score >= SURE
+        or not any(
+            other.circle.score > pose.circle.score and _share_inside(box, outer) > 0.85
+            for other, outer in zip(poses, boxes, strict=True)
+        )
+    ]
+
+
+def _share_inside(box: np.ndarray, outer: np.ndarray) -> float:
+    """Which part of a box (4,) lies in another."""
+    shared = np.clip(np.minimum(box[2:], outer[2:]) - np.maximum(box[:2], outer[:2]), 0, None).prod()
+    return float(shared / max((box[2:] - box[:2]).prod(), 1e-6))
 
 
 def _is_same_person(one: _Pose, other: _Pose) -> bool:

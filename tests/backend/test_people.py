@@ -131,6 +131,15 @@ def test_photographs(shared, name, count):
         assert all(np.abs(middles[number] - other).max() > 0.2 * side.max() for other in middles[:number])
 
 
+def test_one_person_seen_from_above_and_behind(shared):
+    """Folds of dark clothes once made a second, smaller body within the person."""
+    clip = cv2.VideoCapture(str(shared / "photos" / "walking_intel_ccby.mp4"))
+    for frame, count in ((280, 1), (390, 1), (500, 0), (830, 1)):
+        clip.set(cv2.CAP_PROP_POS_FRAMES, frame)
+        _, picture = clip.read()
+        assert len(find(np.ascontiguousarray(picture[..., ::-1]))) == count
+
+
 def test_crops_hold_the_visible_landmarks():
     landmarks = np.full((33, 3), [100.0, 200.0, 0.9])
     landmarks[:10] = [300.0, 260.0, 0.9]
