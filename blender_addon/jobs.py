@@ -57,6 +57,10 @@ class Job:
         if self.on_cancel is not None:
             self.on_cancel()
 
+    def say(self, text: str) -> None:
+        """Show what is being done, from the job's thread."""
+        self.text = text
+
     @contextlib.contextmanager
     def streaming(self, stream: Stream) -> Iterator[Stream]:
         """While this lasts, cancelling the job closes the stream."""

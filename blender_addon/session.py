@@ -23,7 +23,11 @@ def ready_backend() -> Backend:
     settings = settings_from(package.preferences())
     if settings.remote and not _is_local(settings.url) and not bpy.app.online_access:
         raise BackendError("Blender may not use the network; allow Online Access in the System preferences.")
-    backend.configure(settings, package.user_folder("logs", create=True) / "backend.log")
+    try:
+        logs = package.user_folder("logs", create=True)
+    except OSError as error:
+        raise BackendError(f"The extension's folder cannot be written ({error.strerror}): {error.filename}.") from error
+    backend.configure(settings, logs / "backend.log")
     return backend
 
 

@@ -56,7 +56,7 @@ def recover(backend: Backend, pictures: Sequence[Path], values: RecoverParameter
 
     def work(job: Job) -> Iterator[Any]:
         yield Progress(0.0, "Connecting")
-        client = backend.connect(job.cancelled)
+        client = backend.connect(job.cancelled, job.say)
         yield BodyKnown(backend.topology(client), _model_name(backend))
         for index, picture in enumerate(pictures):
             low, high = index / len(pictures), (index + 1) / len(pictures)
@@ -90,7 +90,7 @@ def resample(backend: Backend, person: dict[str, np.ndarray], values: ResamplePa
 
     def work(job: Job) -> Iterator[Any]:
         yield Progress(0.0, "Connecting")
-        client = backend.connect(job.cancelled)
+        client = backend.connect(job.cancelled, job.say)
         yield BodyKnown(backend.topology(client), _model_name(backend))
         yield from _received(job, client.resample(person, values), 0.0, 1.0, "")
 
@@ -102,7 +102,7 @@ def random(backend: Backend, values: RandomParameters):
 
     def work(job: Job) -> Iterator[Any]:
         yield Progress(0.0, "Connecting")
-        client = backend.connect(job.cancelled)
+        client = backend.connect(job.cancelled, job.say)
         yield BodyKnown(backend.topology(client), _model_name(backend))
         yield from _received(job, client.random(values), 0.0, 1.0, "")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ...mega_backend.client import BackendError, Client
@@ -49,8 +50,11 @@ class Backend:
                 self._carry_out(effect)
             self._changed.notify_all()
 
-    def connect(self, cancelled: threading.Event) -> Client:
-        """A client for a backend that answers. Raises BackendError with a sentence, also when `cancelled` is set."""
+    def connect(self, cancelled: threading.Event, say: Callable[[str], None] = lambda _: None) -> Client:
+        """A client for a backend that answers; `say` is told meanwhile what it waits for.
+
+        Raises BackendError with a sentence, also when `cancelled` is set.
+        """
         self.post(s.Wanted())
         deadline = time.monotonic() + START_SECONDS
         with self._changed:
@@ -60,6 +64,7 @@ class Backend:
                 if time.monotonic() > deadline:
                     self.post(s.Stopped())
                     raise BackendError(f"The backend did not start within {START_SECONDS:.0f} s; see {self.log}.")
+                say(self.progress_text)
                 self._changed.wait(0.2)
             if self._state.phase is not s.Phase.READY:
                 raise BackendError(self._state.text or "The backend was stopped.")
@@ -95,7 +100,7 @@ class Backend:
                     self.post(s.ProcessExited(code, why))
 
         def on_line(line: str) -> None:
-            self.progress_text = line
+            self.progress_text = "Backend: " + line.removeprefix("mega serve:").strip()
 
         try:
             self._process = Process(
@@ -124,5 +129,5 @@ class Backend:
             if health.get("status") != "loading":
                 self.post(s.Answered(health))
                 return
-            self.progress_text = f"Backend is loading: {health.get('text', '')}"
+            self.progress_text = f"Backend: {health.get('text', '')}"
             time.sleep(0.5)

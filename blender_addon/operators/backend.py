@@ -24,7 +24,7 @@ class MEGA_OT_test_backend(JobOperator, bpy.types.Operator):
 
         def work(job: Job) -> Iterator[Any]:
             yield Progress(0.0, "Connecting")
-            yield backend.connect(job.cancelled).health()
+            yield backend.connect(job.cancelled, job.say).health()
 
         return Job("Test Backend", work)
 

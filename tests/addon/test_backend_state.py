@@ -121,9 +121,40 @@ def test_a_process_is_started_used_revived_and_stopped(runner, state):
     assert child.wait(5) == 0 and runner.state.phase is state.Phase.OFF
 
 
-def test_a_python_that_cannot_be_run_is_a_sentence(runner, state, tmp_path):
-    from mega_backend.client import BackendError  # noqa: F401  the same class under another name
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
+def test_killing_blender_leaves_no_backend_behind(runner, tmp_path):
+    """The parent is killed without a chance to clean up; the backend sees its input close."""
+    import os
+    import signal
+    import subprocess
+    from pathlib import Path
 
+    script = (
+        "import sys, threading, time; from pathlib import Path; from tools import extension_package as e; e.load()\n"
+        "from mega_mesh_recovery.blender_addon.backend import runner, state\n"
+        "b = runner.Backend(Path.cwd()); b.configure(state.Settings(python=sys.argv[1]), Path(sys.argv[2]))\n"
+        "b.connect(threading.Event()); print('pid', b._process.pid, flush=True); time.sleep(60)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "python"), str(tmp_path / "other.log")],
+        cwd=Path(__file__).resolve().parents[2], stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    line = next(line for line in parent.stdout if line.startswith("pid"))
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{line.split()[1]}").exists() and not _is_zombie(line.split()[1]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _is_zombie(pid):
+    from pathlib import Path
+
+    return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+
+
+def test_a_python_that_cannot_be_run_is_a_sentence(runner, state, tmp_path):
     runner.configure(state.Settings(python=str(tmp_path / "nothing")), tmp_path / "backend.log")
     with pytest.raises(Exception, match="cannot be run"):
         runner.connect(threading.Event())
