@@ -111,12 +111,18 @@ class Plausibility:
             places.append(places[PARENTS[joint]] + steps[:, joint])
         return torch.stack(places, dim=1), world
 
-    def intersection(self, local: Tensor, tolerance: float = 0.015) -> Tensor:
-        """Metres (N) that limbs run into each other or the trunk, summed over spheres; `tolerance` of each is free."""
+    def _depths(self, local: Tensor) -> Tensor:
         places, world = self.positions(local)
         centres = places[:, self.joints] + (world[:, self.joints] @ self.points[:, :, None])[..., 0]
-        apart = (centres[:, self.first] - centres[:, self.second]).norm(dim=-1)
-        return (self.touching - apart - tolerance).clamp_min(0).sum(1)
+        return self.touching - (centres[:, self.first] - centres[:, self.second]).norm(dim=-1)
+
+    def intersection(self, local: Tensor, tolerance: float = 0.015) -> Tensor:
+        """Metres (N) that limbs run into each other or the trunk, summed over spheres; `tolerance` of each is free."""
+        return (self._depths(local) - tolerance).clamp_min(0).sum(1)
+
+    def deepest(self, local: Tensor) -> Tensor:
+        """Metres (N) that the worst pair of spheres run into each other; 0 where none touch."""
+        return self._depths(local).amax(1).clamp_min(0)
 
     def excess(self, local: Tensor) -> Tensor:
         """Radians (N, 22) by which each joint is bent beyond its range."""

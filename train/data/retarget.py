@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from mega_backend.body import Body
-from mega_backend.rotations import conjugate, half, matrix_from_quaternion, multiply, quaternion_from_axis_angle, twist
+from mega_backend.rotations import (
+    conjugate,
+    half,
+    local_from_world,
+    matrix_from_quaternion,
+    multiply,
+    quaternion_from_axis_angle,
+    quaternion_from_matrix,
+    twist,
+)
 from train.data.mocap import JOINTS, PARENTS
 
 _AXIS = {"arm": 0, "leg": 1}
@@ -103,6 +112,23 @@ class Retargeter:
             thumb_bend = torch.nn.functional.normalize(torch.linalg.cross(thumb, towards), dim=0)
             axes.append(torch.stack([thumb_bend] * 2 + [bend] * 8))
         return torch.stack(axes)
+
+    def joints(self, rotations: Tensor) -> Tensor:
+        """Local quaternions (N, 22, 4) of the usual 22 joints of a posed body, world rotations (N, J, 3, 3).
+
+        Inverse of a call, but for what this leaves out: fingers, and how turns spread over a limb's two bones.
+        """
+        world = []
+        for joint, name in enumerate(JOINTS):
+            if ("of", name) in self.sources:
+                bone = (self.index == self.sources.index(("of", name))).nonzero()[0, 0]
+                world.append(rotations[:, bone])
+            else:
+                # Toes turn half as far from the foot as the joint does.
+                ankle = world[PARENTS[joint]]
+                toes = rotations[:, (self.index == self.sources.index(("before", name))).nonzero()[0, 0]]
+                world.append(toes @ ankle.mT @ toes)
+        return quaternion_from_matrix(local_from_world(torch.stack(world, dim=1), PARENTS))
 
     def __call__(self, local: Tensor, fingers: Tensor | None = None) -> Tensor:
         """World rotations (N, J, 3, 3) of local quaternions (N, 22, 4).

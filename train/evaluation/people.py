@@ -1,0 +1,119 @@
+"""`python -m train.evaluate people`: random people out of nothing, how plausible and how varied they are.
+
+Every mesh gets a rig; its joints are held against anatomical ranges and its limbs against running into each other,
+beside the same measures of real poses that went through the tokenizer. Distances are between body joints after the best
+similarity transform: from each random person to the nearest real pose, and from held-out poses to the nearest random
+person.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mega_backend import checkpoint
+from mega_backend.body import Body
+from mega_backend.rig import Rig
+from train.data.bodies import BodySampler, held_out
+from train.data.plausible import Plausibility
+from train.data.retarget import Retargeter
+
+HELP = "random people: joint limits, self-intersection, distance to real poses, coverage"
+BEYOND_DEGREES = 10.0
+"""How far a joint may pass its range and still count as inside: the ranges and the rig are no better than that."""
+INTO_MILLIMETRES = 30.0
+"""How far the worst pair of spheres may run into each other: flesh gives way, and spheres are no limbs."""
+
+
+def configure(cli: argparse.ArgumentParser) -> None:
+    """The subcommand's arguments."""
+    cli.add_argument("--model", default="default", help="model folder (default: the bundled one)")
+    cli.add_argument("--mocap", type=Path, required=True, help="folder of motion capture")
+    cli.add_argument("--people", type=int, default=200)
+    cli.add_argument("--real", type=int, default=4000, help="real poses that random people are compared with")
+    cli.add_argument("--steps", type=int, default=20)
+    cli.add_argument("--temperature", type=float, default=1.3)
+    cli.add_argument("--seed", type=int, default=0)
+    cli.add_argument("-o", "--output", type=Path, help="write the numbers to this JSON file")
+
+
+def plausible(body: Body, vertices: Tensor) -> dict[str, float]:
+    """Shares of meshes (N, V, 3) whose rigs are inside joint limits, free of self-intersection, and both."""
+    rig, retarget, measure = Rig(body), Retargeter(body), Plausibility(body)
+    local, fit = [], []
+    for part in vertices.split(25):
+        pose = rig.fit(part)
+        fit.append((pose.vertices(body) - part).norm(dim=-1).mean(1))
+        local.append(retarget.joints(pose.rotations))
+    joints = torch.cat(local)
+    inside = torch.rad2deg(measure.excess(joints)).amax(1) < BEYOND_DEGREES
+    free = 1000 * measure.deepest(joints) < INTO_MILLIMETRES
+    return {
+        "inside_limits": float(inside.float().mean()),
+        "free_of_intersection": float(free.float().mean()),
+        "both": float((inside & free).float().mean()),
+        "rig_error_mm": 1000 * float(torch.cat(fit).mean()),
+    }
+
+
+def nearest(points: Tensor, others: Tensor) -> Tensor:
+    """Millimetres (N) from joints (N, K, 3) to the nearest of others (M, K, 3) after the best similarity transform."""
+    others = others - others.mean(1, keepdim=True)
+    sizes = others.square().sum((1, 2))
+    result = []
+    for one in points - points.mean(1, keepdim=True):
+        u, singular, v = torch.linalg.svd(others.mT @ one)
+        sign = torch.ones_like(singular)
+        sign[:, 2] = torch.linalg.det(u @ v).sign()
+        scale = (singular * sign).sum(1) / sizes
+        moved = scale[:, None, None] * (others @ ((u * sign[:, None]) @ v))
+        result.append((moved - one).norm(dim=-1).mean(1).min())
+    return 1000 * torch.stack(result)
+
+
+@torch.no_grad()
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate and print; returns the numbers."""
+    loaded = checkpoint.load(args.model, "cpu")
+    if loaded.tokenizer is None or loaded.model is None:
+        raise SystemExit(f"{args.model} cannot make people out of nothing: give a folder with tokenizer and model.")
+    body = Body.bundled()
+    drawn = loaded.model.draw(
+        None, count=args.people, steps=args.steps, temperature=args.temperature, generator=args.seed
+    )
+    made = torch.cat([loaded.tokenizer.decode(part) for part in drawn.tokens[0].split(25)])
+    people = held_out(body, args.mocap, "test", args.people)
+    canonical = body.canonical_skin(people["rotations"], people["shape"])
+    real = torch.cat([loaded.tokenizer.decode(loaded.tokenizer.encode(part)) for part in canonical.split(25)])
+    joints = body.subset([0])
+    sampler = BodySampler(joints, "train", args.mocap)
+    known = sampler.sample(args.real, torch.Generator().manual_seed(args.seed))
+    known_joints = joints.skin_joints(known["rotations"], known["shape"], "body22")
+    made_joints, test_joints = body.joints(made, "body22"), joints.skin_joints(**people, name="body22")
+    results: dict[str, Any] = {
+        "random": plausible(body, made),
+        "held_out": plausible(body, real),
+        "to_nearest_real_mm": float(nearest(made_joints, known_joints).median()),
+        "held_out_to_nearest_real_mm": float(nearest(test_joints, known_joints).median()),
+        "held_out_to_nearest_random_mm": float(nearest(test_joints, made_joints).median()),
+    }
+    for name, title in (("random", "random people"), ("held_out", "held-out poses, tokenized")):
+        numbers = results[name]
+        print(
+            f"{title}: {numbers['both']:.1%} plausible ({numbers['inside_limits']:.1%} inside joint limits, "
+            f"{numbers['free_of_intersection']:.1%} free of self-intersection; rig {numbers['rig_error_mm']:.1f} mm)"
+        )
+    print(
+        f"nearest real pose, median: {results['to_nearest_real_mm']:.0f} mm "
+        f"(held-out poses: {results['held_out_to_nearest_real_mm']:.0f} mm); "
+        f"held-out poses to the nearest of {args.people} random people: "
+        f"{results['held_out_to_nearest_random_mm']:.0f} mm"
+    )
+    if args.output:
+        args.output.write_text(json.dumps({"model": loaded.config["name"], **results}, indent=2) + "\n")
+    return results
