@@ -16,6 +16,9 @@ MAX_PIXELS = 120_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 """Pillow reads more; some of that starts other programs or has seen little testing against hostile files."""
 
+MAX_SCANS = 200
+"""Scans of a JPEG; usual ones have ten at most, and a small file of thousands keeps a decoder busy for minutes."""
+
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError, KeyError, IndexError)
 """What Pillow's readers raise on damaged data."""
 
@@ -78,6 +81,8 @@ def _decode(data: bytes, name: str, max_pixels: int) -> np.ndarray:
     if width * height > max_pixels:
         megapixels = f"{width * height / 1e6:.0f} megapixels, more than {max_pixels / 1e6:.0f}"
         raise PictureError(f"{name} is too large ({width} × {height}, {megapixels}): make it smaller")
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+        raise PictureError(f"{name} is a JPEG of far too many scans: save it again as an ordinary one")
     try:
         image.load()
         image = ImageOps.exif_transpose(image)
