@@ -104,6 +104,8 @@ class HRNet(nn.Module):
         self.downsample_stage_1 = self._downsample(widths[0], 3)
         self.downsample_stage_2 = self._downsample(widths[1], 2)
         self.downsample_stage_3 = self._downsample(widths[2], 1)
+        # Channels last in memory is what the convolutions of CPUs and GPUs prefer.
+        self.to(memory_format=torch.channels_last)
 
     @staticmethod
     def _new_branch(widths: Sequence[int], branch: int) -> nn.ModuleList:

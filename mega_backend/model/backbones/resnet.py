@@ -64,8 +64,9 @@ class ResNet(nn.Sequential):
             *stages,
         )
         self.channels, self.input_size = channels, input_size
+        # Channels last in memory is what the convolutions of CPUs and GPUs prefer.
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         """Normalised RGB crops (B, 3, H, W) → (B, channels, H/32, W/32)."""
-        # Channels last in memory is what the CPU's and the GPU's convolutions prefer.
         return super().forward(crops.contiguous(memory_format=torch.channels_last)).contiguous()
