@@ -9,9 +9,12 @@ import numpy as np
 import torch
 
 from . import __version__, camera, checkpoint, people, pictures
+from .body import Body
 from .model.conditioning import landmark_features
 from .people import Crop, square_crop
+from .refinement import Evidence, Held, Refiner
 from .result import LANDMARKS, Person, Recovery
+from .rig import Rig
 from .rotations import matrix_from_6d
 
 Progress = Callable[[float, str], None]
@@ -57,6 +60,9 @@ class Recoverer:
         if self.body is not None:
             self._joint_set = next(name for name in JOINT_SETS if _has_joints(self.body, name))
             self._can_fit = _has_joints(self.body, "coco17")
+        self._refiner: Refiner | None = None
+        if isinstance(self.body, Body):
+            self._refiner = Refiner(Rig(self.body), self.body)
 
     @classmethod
     def load(cls, model: str | os.PathLike = "default", device: str | torch.device = "cpu") -> "Recoverer":
@@ -85,6 +91,7 @@ class Recoverer:
         boxes: np.ndarray | None = None,
         focal_length: float | None = None,
         smallest: float = 0.4,
+        refine: bool = True,
     ) -> Recovery:
         """Find the people in a picture and recover each one's mesh.
 
@@ -97,6 +104,8 @@ class Recoverer:
             boxes: (P, 4) x0, y0, x1, y1 in pixels: recover the one person in each instead of searching.
             focal_length: in pixels; by default that of `camera.default_focal_length`.
             smallest: leave out people smaller than this fraction of the largest.
+            refine: fit the body's rig to each hypothesis and move it onto the landmarks (bodies with a rig only);
+                otherwise the meshes are what the tokens decode to.
 
         Raises:
             PictureError: the picture cannot be used.
@@ -137,6 +146,7 @@ class Recoverer:
                     log_probability[index],
                     *placed,
                     fit=(crop, focal_length, size),
+                    refine=refine,
                 )
             )
         progress(1.0, _people_text(len(found)))
@@ -153,6 +163,7 @@ class Recoverer:
         temperature: float = 1.0,
         progress: Progress | None = None,
         picture: str | os.PathLike | bytes | np.ndarray | None = None,
+        refine: bool = True,
     ) -> Recovery:
         """New hypotheses of the same people that keep body parts of one hypothesis.
 
@@ -212,13 +223,20 @@ class Recoverer:
                     person.translation[hypothesis].astype(np.float64),
                     fit=(crop, focal_length, size) if seen else None,
                     anchor=(person.vertices[hypothesis], moves) if moves.any() else None,
+                    refine=refine,
                 )
             )
         progress(1.0, "done")
         return Recovery(size, focal_length, results, self.faces, meta)
 
     def random(
-        self, count: int, seed: int = 0, steps: int = 20, temperature: float = 1.3, progress: Progress | None = None
+        self,
+        count: int,
+        seed: int = 0,
+        steps: int = 20,
+        temperature: float = 1.3,
+        progress: Progress | None = None,
+        refine: bool = True,
     ) -> Recovery:
         """People out of nothing, standing in a row before the camera, one hypothesis each.
 
@@ -256,6 +274,7 @@ class Recoverer:
                 log_probability[index : index + 1],
                 turned,
                 place,
+                refine=refine,
             )
             # Everybody stands on the same floor, 1 m below the camera.
             lift = np.float32(1.0) - person.vertices[0, :, 1].max()
@@ -374,11 +393,13 @@ class Recoverer:
         translation: np.ndarray,
         fit: tuple[Crop, float, tuple[int, int]] | None = None,
         anchor: tuple[np.ndarray, np.ndarray] | None = None,
+        refine: bool = False,
     ) -> Person:
         """Decode the hypotheses and put them into the picture.
 
         rotation (3, 3), translation (3,): of all hypotheses. fit: crop, focal length and picture size, to move each one
         onto the landmarks. anchor: vertices (V, 3) and which of them (V,) bool must stay where they are; goes before.
+        refine: bring in the rig, where the body has one.
         """
         canonical = self._decode(tokens)
         count = len(tokens)
@@ -396,6 +417,11 @@ class Recoverer:
             )
         translations = translations.astype(np.float32)
         vertices = turned + translations[:, None]
+        rotations = np.repeat(rotation[None].astype(np.float32), count, axis=0)
+        if refine and self._refiner is not None:
+            vertices, rotations = self._refined(vertices, landmarks, fit, anchor)
+            translations = vertices.mean(axis=1)
+            canonical = (vertices - translations[:, None]) @ rotations
         aligned = canonical if anchor is None else vertices
         return Person(
             box=np.asarray(box, np.float32),
@@ -403,12 +429,47 @@ class Recoverer:
             landmarks_3d=np.asarray(landmarks_3d, np.float32),
             tokens=tokens.astype(np.uint16),
             log_probability=log_probability.astype(np.float32),
-            rotation=np.repeat(rotation[None].astype(np.float32), count, axis=0),
+            rotation=rotations,
             translation=translations,
             vertices=vertices,
             joints=self._joints(vertices, self._joint_set),
             spread=np.sqrt(aligned.var(axis=0).sum(axis=-1)).astype(np.float32),
         )
+
+    def _refined(
+        self,
+        vertices: np.ndarray,
+        landmarks: np.ndarray,
+        fit: tuple[Crop, float, tuple[int, int]] | None,
+        anchor: tuple[np.ndarray, np.ndarray] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices (N, V, 3) and root rotations (N, 3, 3) of the rigs under the meshes (N, V, 3), on the landmarks."""
+        count = len(vertices)
+
+        def tensor(array: Any) -> torch.Tensor:
+            return torch.as_tensor(np.asarray(array, np.float32), device=self.device)
+
+        if fit is None:
+            evidence = Evidence(tensor(np.zeros((count, LANDMARKS, 2))), tensor(np.zeros((count, LANDMARKS))), 1.0,
+                                tensor(np.ones(count)))  # fmt: skip
+        else:
+            crop, focal_length, size = fit
+            pixels = landmarks[:, :2] - np.array(size) / 2
+            evidence = Evidence(
+                tensor(np.repeat(pixels[None], count, axis=0)),
+                tensor(np.repeat(_trust(landmarks, size)[None], count, axis=0)),
+                focal_length,
+                tensor(np.full(count, crop.side)),
+            )
+        held = None
+        if anchor is not None:
+            kept = np.repeat(anchor[0][None], count, axis=0)
+            held = Held(tensor(kept), torch.as_tensor(anchor[1], device=self.device))
+        with torch.no_grad():
+            pose = self._refiner.rig.fit(tensor(vertices))
+            if fit is not None or held is not None:
+                pose = self._refiner.refine(pose, evidence, held)
+            return pose.vertices(self.body).cpu().numpy(), pose.rotations[:, 0].cpu().numpy()
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:
         """Canonical vertices (N, V, 3) float32 of tokens (N, T)."""

@@ -30,16 +30,26 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Held:
+    """Vertices that must stay where they are: of the full body (B,V,3), camera space, and which of them (V,) bool."""
+
+    vertices: Tensor
+    which: Tensor
+
+
+@dataclass(frozen=True)
 class Trust:
     """How far each thing is believed, as standard deviations.
 
     landmark: of a landmark, as a share of the box side. outlier: the share at which a landmark is half let go.
-    surface: metres between the refined surface and the hypothesis. shape: standard deviations of the population.
+    surface: metres between the refined surface and the hypothesis; held: the same for vertices that must stay.
+    shape: standard deviations of the population.
     """
 
     landmark: float = 0.012
     outlier: float = 0.08
     surface: float = 0.06
+    held: float = 0.002
     shape: float = 0.5
 
 
@@ -56,22 +66,24 @@ class Refiner:
         self.landmark_count = len(body.regressor_names("mediapipe33"))
         landmarks = Points(body, body.regressor("mediapipe33"))
         # The first of farthest-first points are themselves evenly spread.
-        self.points = Points.joined(landmarks, Points(body, rig.vertex_indices[:surface_points]))
+        self.surface = rig.vertex_indices[:surface_points]
+        self.points = Points.joined(landmarks, Points(body, self.surface))
 
-    def refine(self, pose: Pose, evidence: Evidence, steps: int = 4) -> Pose:
+    def refine(self, pose: Pose, evidence: Evidence, held: Held | None = None, steps: int = 4) -> Pose:
         """The refined poses; camera axes (x right, y down, z forward), one row of evidence per pose."""
         start = pose
         surface = self.rig.linearise(self.points, pose).points[:, self.landmark_count :] - pose.translation[:, None]
         for _ in range(steps):
-            pose = self._step(pose, evidence, start, surface)
+            pose = self._step(pose, evidence, held, start, surface)
         return pose
 
-    def _step(self, pose: Pose, evidence: Evidence, start: Pose, surface: Tensor) -> Pose:
+    def _step(self, pose: Pose, evidence: Evidence, held: Held | None, start: Pose, surface: Tensor) -> Pose:
         now = self.rig.linearise(self.points, pose)
-        seen_jacobian, seen_residual = self._seen(now, evidence)
-        kept_jacobian, kept_residual = self._kept(now, pose, surface)
-        jacobian = torch.cat([seen_jacobian, kept_jacobian], dim=1)
-        residual = torch.cat([seen_residual, kept_residual], dim=1)
+        parts = [self._seen(now, evidence), self._kept(now, pose, surface)]
+        if held is not None:
+            parts.append(self._held(now, held))
+        jacobian = torch.cat([part[0] for part in parts], dim=1)
+        residual = torch.cat([part[1] for part in parts], dim=1)
         normal = jacobian.mT @ jacobian
         right = (jacobian.mT @ residual[..., None])[..., 0]
         turns = 3 * self.rig.group_count
@@ -104,3 +116,10 @@ class Refiner:
         jacobian = now.jacobian()[:, count:].clone()
         jacobian[..., -3:] = 0
         return jacobian.flatten(1, 2) / self.trust.surface, difference.flatten(1) / self.trust.surface
+
+    def _held(self, now: Linearised, held: Held) -> tuple[Tensor, Tensor]:
+        """Whitened residuals (B,3H): vertices that must stay, against where they were."""
+        chosen = held.which[self.surface]
+        difference = held.vertices[:, self.surface[chosen]] - now.points[:, self.landmark_count :][:, chosen]
+        jacobian = now.jacobian()[:, self.landmark_count :][:, chosen]
+        return jacobian.flatten(1, 2) / self.trust.held, difference.flatten(1) / self.trust.held

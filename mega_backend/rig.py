@@ -192,7 +192,7 @@ class Rig:
         value = self.linearise(points, aligned).points
         return replace(aligned, translation=aligned.translation + (targets - value).mean(1))
 
-    def fit(self, vertices: Tensor, steps: int = 3, shape_weight: float = 0.003, turn_weight: float = 0.003) -> Pose:
+    def fit(self, vertices: Tensor, steps: int = 3, shape_weight: float = 0.001, turn_weight: float = 0.003) -> Pose:
         """The rig of meshes (B,V,3), in the axes they are in.
 
         Args:
