@@ -6,14 +6,16 @@
 Only the convolved subset of the body is posed. Its points count in the loss by the share of the full mesh that follows
 them through the lift, so that the loss is (nearly) the mean vertex distance of the full mesh.
 
-The first steps train a plain autoencoder. Then latents are whitened per token, the codebook is placed by k-means, and
-training goes on through the quantiser.
+The first steps train a plain autoencoder. Then latents are turned to principal components
+(`MeshVQVAE.fit_latents`), the codebook is placed by k-means, and training goes on through the quantiser.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -60,6 +62,7 @@ class TokenizerConfig(Config):
     decay: float = 0.99
     commitment: float = 0.25
     revive_below: float = 0.03
+    components_of: Literal["token", "part"] = "part"
     rotate_gradient: bool = Field(False, description="through the quantiser by rotation, not straight through")
     batch: int = Field(32, gt=0, description="bodies per shard")
     quantise_from: int = Field(1000, ge=0, description="steps before which nothing is quantised")
@@ -108,6 +111,7 @@ def build(config: TokenizerConfig, body: Body, sampler: BodySampler) -> MeshVQVA
         "encoder": layers[: len(config.encoder)],
         "decoder": layers[len(config.encoder) :],
         "normalise": True,
+        "components_of": config.components_of,
         "part_names": list(body.part_names),
         **{name: getattr(config, name) for name in names},
     }
@@ -133,15 +137,18 @@ def point_mass(model: MeshVQVAE, smallest: float = 0.1) -> Tensor:
 class Tokenizer(Task):
     """The Mesh-VQ-VAE with its data and loss."""
 
-    def __init__(self, config: TokenizerConfig, body: Body):
+    def __init__(self, config: TokenizerConfig, body: Body, sampler: Callable[[Body, str], BodySampler] | None = None):
+        """``sampler(body, split)`` gives other bodies than the motion capture's, for a trial without any."""
         super().__init__()
-        if config.mocap is None:
-            raise ValueError("No motion capture: add mocap=FOLDER, the folder that holds train/, val/ and test/.")
+        if sampler is None:
+            if config.mocap is None:
+                raise ValueError("No motion capture: add mocap=FOLDER, the folder that holds train/, val/ and test/.")
+            sampler = functools.partial(BodySampler, folder=config.mocap)
         self.settings = config
-        self.model = build(config, body, BodySampler(body, "train", config.mocap))
+        self.model = build(config, body, sampler(body, "train"))
         self._posing = body.subset(self.model.points.long())
-        self._sampler = BodySampler(self._posing, "train", config.mocap)
-        held_out = BodySampler(body, "val", config.mocap).sample(256, step_generator(config.loop.seed, 1, 2**16))
+        self._sampler = sampler(self._posing, "train")
+        held_out = sampler(body, "val").sample(256, step_generator(config.loop.seed, 1, 2**16))
         self._held_out = body.canonical_skin(held_out["rotations"], held_out["shape"])
         self._blocks: dict[tuple[int, int], Tensor] = {}
         self.register_buffer("mass", point_mass(self.model), persistent=False)
@@ -245,7 +252,12 @@ def export(task: Tokenizer, folder: Path, note: dict[str, Any]) -> Path:
 def main() -> None:
     cli = configuration.parser(__doc__.splitlines()[0], default="tokenizer")
     cli.add_argument("--export", type=Path, help="write the averaged weights so far to this folder, train nothing")
-    arguments = cli.parse_args()
+    arguments = cli.parse_intermixed_args()
+    if configuration.peek(arguments.config, arguments.overrides, "body"):
+        from train import smpl_tokenizer
+
+        smpl_tokenizer.run(arguments)
+        return
     config = configuration.load(TokenizerConfig, arguments.config, arguments.overrides)
     task = Tokenizer(config, Body.bundled())
     if arguments.export:

@@ -30,8 +30,9 @@ class MeshVQVAE(nn.Module):
       channels those that come *out*, and ``neighbours`` the width M of the connection lists;
     - ``codes``, ``quantisers``, ``shared_codebook``, ``decay``, ``commitment``, ``revive_below``,
       ``rotate_gradient``: see ``quantiser``;
-    - ``normalise``: points are standardised by their own mean and spread over bodies, latents per token by what they do
-      (both measured by the training, kept as buffers). False computes exactly what is published.
+    - ``normalise``: points are standardised by their own mean and spread over bodies, latents turned to principal
+      components of what they do (both measured by the training, kept as buffers). False computes what is published;
+    - ``components_of``: what latents are turned together, the "token" (default) or all tokens of a "part".
     """
 
     def __init__(self, config: Mapping):
@@ -82,9 +83,12 @@ class MeshVQVAE(nn.Module):
             self.register_buffer("point_mean", torch.zeros(points, 3))
             self.register_buffer("point_spread", torch.ones(points, 1))
             self.register_buffer("latent_mean", torch.zeros(self.token_count, self.latent_size))
-            eye = torch.eye(self.latent_size).expand(self.token_count, -1, -1)
-            self.register_buffer("latent_whitening", eye.clone())
-            self.register_buffer("latent_colouring", eye.clone())
+            if self.config.get("components_of", "token") == "part":
+                turn = torch.eye(self.token_count * self.latent_size)
+            else:
+                turn = torch.eye(self.latent_size).repeat(self.token_count, 1, 1)
+            self.register_buffer("latent_whitening", turn.clone())
+            self.register_buffer("latent_colouring", turn.clone())
 
     # Construction
 
@@ -141,21 +145,31 @@ class MeshVQVAE(nn.Module):
         x = points.transpose(0, 1)
         for layer in self.layers[: self.depth]:
             x = layer(x)
+        x = x.transpose(0, 1)
         if self.config.get("normalise", False):
-            x = torch.bmm(x - self.latent_mean[:, None], self.latent_whitening)
-        return x.transpose(0, 1)
+            x = self._turn(x - self.latent_mean, self.latent_whitening)
+        return x
 
     def decode_points(self, latent: Tensor) -> Tensor:
         """Latents ``(B, T, D)`` → canonical points ``(B, P, 3)``, metres."""
-        x = latent.transpose(0, 1)
         if self.config.get("normalise", False):
-            x = torch.bmm(x, self.latent_colouring) + self.latent_mean[:, None]
+            latent = self._turn(latent, self.latent_colouring) + self.latent_mean
+        x = latent.transpose(0, 1)
         for layer in self.layers[self.depth :]:
             x = layer(x)
         points = x.transpose(0, 1)
         if self.config.get("normalise", False):
             points = points * self.point_spread + self.point_mean
         return points
+
+    @staticmethod
+    def _turn(latent: Tensor, matrix: Tensor) -> Tensor:
+        """Latents ``(B, T, D)`` times a matrix for each token ``(T, D, D)`` or one for all ``(T·D, T·D)``."""
+        with torch.autocast(latent.device.type, enabled=False):
+            latent = latent.to(matrix.dtype)
+            if matrix.dim() == 3:
+                return torch.bmm(latent.transpose(0, 1), matrix).transpose(0, 1)
+            return (latent.flatten(1) @ matrix).view_as(latent)
 
     def lift(self, points: Tensor) -> Tensor:
         """Points ``(B, P, 3)`` → the full mesh ``(B, V, 3)``."""
@@ -209,34 +223,54 @@ class MeshVQVAE(nn.Module):
 
     @torch.no_grad()
     def fit_latents(self, latent: Tensor, mass: Tensor, step: float = 0.3, bodies: int = 16) -> Tensor:
-        """Measure latents per token in the units of what they do; ``latent (N, T, D)`` as ``encode_points`` gives now.
+        """Turn latents into principal components of what they do: of each token, or of a part, dealt out to its tokens.
 
-        One codebook serves all tokens, and its distances should be the errors they cause. Latents are centred, taken to
-        the metric in which a unit step moves the decoded points (weighted by ``mass (P)``) equally far in every
-        direction, and scaled so that every token varies equally. Returns them so.
+        The tokens of an arm all know where the arm is: quantised as they come, they spend their codes on saying the
+        same thing many times. The latents of a part ``(tokens · D)`` are therefore taken to the metric in which a unit
+        step moves the decoded points (weighted by ``mass (P)``) equally far in every direction, and turned to principal
+        components there. The largest go one to each token, then the next largest, and so on: every token says something
+        of its own, and all say it in similar proportions, so that one codebook serves them. Each token is scaled to
+        unit variance per dimension on average. ``latent (N, T, D)`` are those that ``encode_points`` gives now, before
+        any such turn; returns them turned.
         """
-        base, spread = self.decode_points(latent[:bodies]), latent.std(0)
-        metric = torch.zeros_like(self.latent_whitening)
-        for token in range(self.token_count):
-            moved = []
-            for axis in range(self.latent_size):
-                changed = latent[:bodies].clone()
-                changed[:, token, axis] += step * spread[token, axis]
-                moved.append((self.decode_points(changed) - base) / (step * spread[token, axis]))
-            moved = torch.stack(moved) * mass.sqrt()[:, None] / bodies**0.5
-            metric[token] = torch.einsum("dbpc,ebpc->de", moved, moved)
-        values, vectors = torch.linalg.eigh(metric)
-        # Directions that do (nearly) nothing keep a thousandth, so that the way back exists.
-        root = values.clamp(min=1e-3 * float(values.max(1).values.mean())).sqrt()
-        mean = latent.mean(0)
-        whitening = vectors * root[:, None]
-        centred = torch.bmm((latent - mean).transpose(0, 1), whitening)
-        size = centred.square().mean((1, 2)).sqrt()[:, None, None]
-        whitening, colouring = whitening / size, (vectors / root[:, None]).transpose(1, 2) * size
-        self.latent_mean.add_(torch.bmm(mean[:, None], self.latent_colouring)[:, 0])
-        self.latent_whitening.copy_(self.latent_whitening @ whitening)
-        self.latent_colouring.copy_(colouring @ self.latent_colouring)
-        return (centred / size).transpose(0, 1)
+        size = latent[0].numel()
+        flat, mean = latent.flatten(1), latent.mean(0)
+        spread = flat.std(0)
+        base, moved = self.decode_points(latent[:bodies]), []
+        for axis in range(size):
+            changed = flat[:bodies].clone()
+            changed[:, axis] += step * spread[axis]
+            moved.append((self.decode_points(changed.view_as(latent[:bodies])) - base) / (step * spread[axis]))
+        moved = (torch.stack(moved) * (mass / bodies).sqrt()[:, None]).flatten(1)
+        metric = moved @ moved.T
+        whitening, colouring = torch.zeros_like(metric), torch.zeros_like(metric)
+        together = self.config.get("components_of", "token") == "part"
+        groups = self.token_part if together else torch.arange(self.token_count)
+        places = torch.arange(size, device=latent.device).view(self.token_count, self.latent_size)
+        for group in groups.unique():
+            own = places[groups.to(places.device) == group]
+            index = own.flatten()
+            values, vectors = torch.linalg.eigh(metric[index][:, index])
+            # Directions that do (nearly) nothing keep a little, so that the way back exists.
+            root = values.clamp(min=1e-4 * float(values.max())).sqrt()
+            known = (flat - mean.flatten())[:, index] @ (vectors * root)
+            components = torch.linalg.eigh(known.T @ known).eigenvectors.flip(1)
+            forth, back = (vectors * root) @ components, components.T @ (vectors / root).T
+            # Component j goes to token j mod n as its (j div n)-th number.
+            order = torch.arange(len(index), device=latent.device).view(self.latent_size, len(own)).T.flatten()
+            scale = (known @ components)[:, order].view(len(flat), *own.shape).square().mean((0, 2)).sqrt()
+            scale = scale.repeat_interleave(self.latent_size)
+            whitening[index[:, None], index] = forth[:, order] / scale
+            colouring[index[:, None], index] = back[order] * scale[:, None]
+        if not together:
+            shape, diagonal = (self.token_count, self.latent_size, self.token_count, self.latent_size), (0, 2)
+            whitening, colouring = (
+                m.view(shape).diagonal(0, *diagonal).permute(2, 0, 1) for m in (whitening, colouring)
+            )
+        self.latent_mean.copy_(mean)
+        self.latent_whitening.copy_(whitening)
+        self.latent_colouring.copy_(colouring)
+        return self._turn(latent - mean, self.latent_whitening)
 
 
 def published_config(connections: Mapping[str, np.ndarray], levels: int = 7, codes: int = 512, **options) -> dict:

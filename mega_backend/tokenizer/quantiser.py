@@ -12,8 +12,9 @@ class Quantiser(nn.Module):
 
     The buffers carry the published layout: ``codebook (K, D)``, ``ema_sum (K, D)``, ``ema_count (K)``.
     A code whose smoothed count falls under ``revive_below`` times the mean count is dead: it moves to a latent drawn
-    from the batch, where codes are crowded most (torch's global generator, which the training loop seeds per step). 0
-    turns this off.
+    from the batch (by the global generator, which the training loop seeds per step), where codes are crowded most. Rare
+    codes are not dead ones: they stand for the poses far out, so the bound must be low. 0 turns this off, and a
+    ``decay`` of 1 leaves the codebook where `fit` placed it.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Quantiser(nn.Module):
         with torch.no_grad():
             tokens = self.nearest(latent)
             codes = self.lookup(tokens)
-            if self.training:
+            if self.training and self.decay < 1:
                 self.update(latent.detach().flatten(0, -2), tokens.flatten())
         return tokens, codes, self.commitment * F.mse_loss(latent, codes)
 
@@ -81,6 +82,7 @@ class Quantiser(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(latent), generator=generator)[: len(self.codebook)].to(latent.device)
         self.codebook.copy_(latent[chosen])
+        count = torch.ones_like(self.ema_count)
         for _ in range(iterations):
             tokens = self.nearest(latent)
             count = torch.bincount(tokens, minlength=len(self.codebook)).to(latent)

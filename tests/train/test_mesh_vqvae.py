@@ -1,0 +1,115 @@
+"""The tokenizer's training: a tiny network over the real body learns, quantises, resumes and is exported."""
+
+import pytest
+import torch
+
+from mega_backend import checkpoint
+from mega_backend.body import Body
+from train import config as configuration
+from train.data.bodies import BodySampler
+from train.loop import step_generator
+from train.mesh_vqvae import Tokenizer, TokenizerConfig, build, export, point_mass
+
+
+def settings(**changes) -> TokenizerConfig:
+    layers = [{"level": 1, "reach": 3, "channels": 24}, {"level": 1, "reach": 1, "channels": 9}]
+    decoder = [{"level": 1, "reach": 1, "channels": 32}, {"level": 0, "reach": 4, "channels": 3}]
+    values = {
+        "loop": {"steps": 60, "learning_rate": 3e-3, "precision": "32-true", "threads": 1},
+        "sizes": (120, 20),
+        "encoder": layers,
+        "decoder": decoder,
+        "lift_bodies": 40,
+        "codes": 32,
+        "batch": 8,
+        "quantise_from": 40,
+        "statistics_bodies": 64,
+        **changes,
+    }
+    return TokenizerConfig.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def body() -> Body:
+    return Body.bundled()
+
+
+def synthetic(body: Body, split: str) -> BodySampler:
+    return BodySampler(body, split, None, (0.0, 0.0, 1.0), bank=64)
+
+
+@pytest.fixture(scope="module")
+def task(body) -> Tokenizer:
+    return Tokenizer(settings(), body, synthetic)
+
+
+def test_lift_brings_held_out_bodies_back_to_a_millimetre(body):
+    config = configuration.load(TokenizerConfig, "tokenizer", ["lift_bodies=150"])
+    model = build(config, body, synthetic(body, "train"))
+    assert (model.lift_weights.sum(1) - 1).abs().max() < 1e-5
+    people = synthetic(body, "test").sample(20, step_generator(0, 0, 0))
+    vertices = body.canonical_skin(people["rotations"], people["shape"])
+    error = (model.lift(vertices[:, model.points.long()]) - vertices).norm(dim=-1)
+    assert error.mean() < 1e-3
+    assert model.token_count == 54 and model.code_count == 512 and model.latent_size == 9
+
+
+def test_weighted_point_error_is_the_error_of_the_full_mesh(task, body):
+    points = torch.randn(4, len(task.model.points), 3, generator=torch.Generator().manual_seed(0))
+    # Neighbouring points err alike, as they do in practice: a smooth error.
+    smooth = 0.01 * task.model.point_mean[None] * points[:, :1].abs()
+    weighted = (smooth.norm(dim=-1) @ point_mass(task.model)).mean()
+    full = task.model.lift(smooth).norm(dim=-1).mean()
+    assert weighted == pytest.approx(float(full), rel=0.15)
+
+
+def test_learns_quantises_and_goes_into_a_model_folder(task, body, tmp_path):
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(task.parameters(), lr=3e-3)
+    errors = []
+    for step in range(60):
+        loss, scalars = task(task.shard(step, 0, step_generator(0, step, 0)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        errors.append(float(scalars["distance_mm"]))
+    assert sum(errors[30:40]) < 0.6 * sum(errors[:10])
+    assert bool(task.quantising) and errors[-1] < errors[0]
+
+    task.eval()
+    folder = export(task, tmp_path / "tokenizer", {"stage": "test"})
+    loaded = checkpoint.load(folder).tokenizer
+    people = synthetic(body, "test").sample(3, step_generator(0, 1, 0))
+    vertices = body.canonical_skin(people["rotations"], people["shape"])
+    with torch.no_grad():
+        tokens = loaded.encode(vertices)
+        assert torch.equal(tokens, task.model.encode(vertices))
+        assert torch.equal(loaded.decode(tokens), task.model.decode(tokens))
+        assert loaded.decode(tokens).shape == vertices.shape
+        single = torch.cat([loaded.encode(one[None]) for one in vertices])
+        assert torch.equal(single, tokens)
+
+
+def test_a_step_of_data_depends_on_its_number_only(task):
+    first = task.shard(40, 0, step_generator(0, 40, 0))["points"].clone()
+    task.shard(3, 0, step_generator(0, 3, 0))
+    assert first.shape == (8, 120, 3)
+    assert not torch.equal(first, task.shard(41, 0, step_generator(0, 41, 0))["points"])
+
+
+def test_exchanged_parts_mean_points_of_the_body_their_tokens_come_from(task):
+    points = task.shard(0, 0, step_generator(0, 0, 0))["points"]
+    latent = torch.arange(8.0)[:, None, None].expand(8, 20, 9)
+    source = torch.arange(8.0)[:, None, None].expand(8, 120, 3)
+    torch.manual_seed(0)
+    mixed, target, weight = task._mix(latent, source)
+    assert points.shape == target.shape and torch.equal(mixed[:4], latent[:4]) and torch.equal(target[:4], source[:4])
+    nearest = task._nearest_tokens[:, 0]
+    assert torch.equal(mixed[:, nearest, 0], target[..., 0])
+    second = mixed[:, task._nearest_tokens[:, 1], 0]
+    assert ((weight > 0) == (second == target[..., 0])).all()
+
+
+def test_motion_capture_must_be_named(body):
+    with pytest.raises(ValueError, match="mocap=FOLDER"):
+        Tokenizer(settings(), body)
