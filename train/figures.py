@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mega_backend import camera, overlay
@@ -10,12 +12,12 @@ FOCAL_PER_SIDE = 1000 / 224
 """A long lens, so that the perspective of the renderer is nearly the weak perspective of the models."""
 
 
-def compare(pairs: list[tuple[np.ndarray, np.ndarray]], faces: np.ndarray, side: int = 160) -> np.ndarray:
-    """Pairs of canonical bodies (V, 3), a row each: the first from front and side, then the second; (H, W, 3) uint8."""
+def compare(columns: Sequence[np.ndarray], faces: np.ndarray, side: int = 160) -> np.ndarray:
+    """Canonical bodies (B, V, 3) of each column, a row for each body, from front and side: (H, W, 3) uint8."""
     rows = []
-    for pair in pairs:
-        bodies = [body * [1, -1, -1] for body in pair]
-        rows.append(np.concatenate([overlay.views(body, faces, (0, 90), side) for body in bodies], axis=1))
+    for bodies in zip(*columns, strict=True):
+        turned = [body * [1, -1, -1] for body in bodies]
+        rows.append(np.concatenate([overlay.views(body, faces, (0, 90), side) for body in turned], axis=1))
     return np.concatenate(rows)
 
 

@@ -115,8 +115,8 @@ class SmplTokenizer(Task):
         """Held-out bodies (left) and what their tokens decode to (right)."""
         meshes = self._meshes(self._samplers[1].sample(4, torch.Generator().manual_seed(0)))
         decoded = self.model.decode(self.model.encode(meshes))
-        pairs = list(zip(meshes.cpu().numpy(), decoded.cpu().numpy(), strict=True))
-        return {"reconstructed": figures.compare(pairs, self.bodies.faces.cpu().numpy())}
+        columns = [meshes.cpu().numpy(), decoded.cpu().numpy()]
+        return {"reconstructed": figures.compare(columns, self.bodies.faces.cpu().numpy())}
 
 
 def export(task: SmplTokenizer, folder: Path, note: dict[str, Any]) -> Path:

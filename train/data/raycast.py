@@ -1,8 +1,8 @@
 """A small ray caster for training pictures, on NVIDIA Warp: sun with soft shadows, sky light, procedural patterns.
 
-Warp's bounding volume hierarchy runs on the CPU and on CUDA: a 256 × 256 picture takes a fraction of a second on one
-core, many times less than Cycles. What is lost (indirect colour, gloss) matters little to a network that sees blurred
-and recoloured crops.
+Warp's bounding volume hierarchy runs on the CPU and on CUDA: on one core a 256 × 256 picture takes less than half a
+second, a quarter of what Cycles takes with 16 samples; a 160 × 160 one a sixth of a second. What is lost (indirect
+colour, gloss) matters little to a network that sees blurred and recoloured crops.
 
 World axes: Y up, metres. Camera axes: x right, y down, z forward. Colours are linear RGB.
 """
