@@ -1,11 +1,13 @@
 """AMASS and BEDLAM motions: frame rates, genders, broken files; meshes equal single posed bodies."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from smpl_fixture import bodies, write_models
 
-from train.data import motions
+from train.data import mocap, motions
 from train.data.annotations import AnnotationError
 from train.data.smpl import ModelFileError, SmplBodies
 
@@ -64,3 +66,29 @@ def test_sampler_poses_what_it_draws(tmp_path):
     models, _ = write_models(tmp_path / "models")
     with pytest.raises(ModelFileError, match="male"):
         motions.SmplSampler(SmplBodies({"female": models["female"]}), every)
+
+
+def test_splits_of_files_and_of_our_own_format(tmp_path):
+    for number in range(5):
+        write_motion(tmp_path / "amass" / f"{number}.npz", seed=number)
+    kept, held_out, skipped = motions.read_split(tmp_path / "amass", held_out_every=5)
+    assert (len(kept), len(held_out), skipped) == (24, 6, [])
+    assert not (kept.pose[:, None] == held_out.pose).all(-1).any()
+
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "index.json").write_text(json.dumps({"joint_names": mocap.JOINTS, "parents": mocap.PARENTS}))
+    turned = np.zeros((3, 22, 4), np.float16)
+    turned[..., 0] = 1
+    turned[:, mocap.JOINTS.index("left_elbow")] = [np.cos(0.4), 0, np.sin(0.4), 0]
+    for split in ("train", "val"):
+        (own / split).mkdir()
+        arrays = {"quat": turned, "trans": np.zeros((3, 3)), "keep10": np.ones(3, bool)}
+        np.savez(own / split / "1.npz", **arrays, start=[0], length=[3], trial=["1"], source=["amc"], fps=[30.0])
+    kept, held_out, _ = motions.read_split(own)
+    assert len(kept) == len(held_out) == 3 and (kept.gender == 0).all()
+    # Local rotations of the same 22 joints: 0.8 rad about y at the left elbow, body joint 17 of 21.
+    expected = torch.zeros(21, 3)
+    expected[17, 1] = 0.8
+    assert torch.allclose(kept.pose[0].unflatten(0, (21, 3)), expected, atol=2e-3)
+    assert not torch.equal(kept.betas, held_out.betas)
