@@ -1,7 +1,7 @@
 """Renders the example picture: `python -m tools.render_example [examples/people.jpg]` (needs the `bpy` package).
 
-Three people in poses written down here, dressed and lit by `train.data.render`. The camera is the project's default one
-(focal length as long as the picture is wide), 1.1 m above the floor.
+Three people in poses written down here, dressed and lit by `train.data.render`. The camera's focal length is the
+picture's width; it stands 1.1 m above the floor.
 """
 
 from __future__ import annotations
