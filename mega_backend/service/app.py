@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from mega_backend import __version__, pictures, protocol
@@ -148,15 +149,14 @@ def _add_information(app: FastAPI, state: State) -> None:
         return Health(
             name="MEGA Mesh Recovery", version=__version__, protocol=protocol.PROTOCOL, status=model.status,
             progress=model.progress, text=model.text, device=model.device, model=model.card, reads=model.reads,
-            body=model.topology.digest if model.topology else "",
-            running=state.jobs.running, waiting=state.jobs.waiting,
+            body=model.body, running=state.jobs.running, waiting=state.jobs.waiting,
         )  # fmt: skip
 
     @app.get("/body", response_class=Response, responses=openapi.BODY | openapi.refusals(401, 403, 503))
     async def body(request: Request) -> Response:
         """The body's topology as one message; its hash is the ETag."""
         model.check()
-        tag = f'"{model.topology.digest}"'
+        tag = f'"{model.body}"'
         headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
@@ -341,6 +341,8 @@ class _Upload:
         try:
             async with asyncio.timeout(limits.upload_seconds):
                 data = await self._read()
+        except ClientDisconnect:
+            raise HTTPException(400, "The connection ended in the middle of the request.") from None
         except TimeoutError:
             raise HTTPException(
                 408, f"The upload took over {limits.upload_seconds:.0f} s; send a smaller picture."
@@ -389,8 +391,7 @@ class MessageStream(Response):
             async for data in self.job.messages():
                 async with asyncio.timeout(self.state.limits.stall_seconds):
                     await send({"type": "http.response.body", "body": data, "more_body": True})
-            if self.job.end != "cancelled" or self.job.cancelled.is_set():
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TimeoutError:
             logs.event("client does not read", request=self.job.number)
         finally:

@@ -135,11 +135,11 @@ class Jobs:
             waited = job in self._queue
             if waited:
                 self._queue.remove(job)
+            elif job in self._running:
+                self._batcher.cancel(job.number)
         if waited:
             job.finish("cancelled")
             self.ended(job)
-        else:
-            self._batcher.cancel(job.number)
 
     async def drain(self, seconds: float) -> None:
         """Take no more jobs, wait so long for those there are, then cancel them and tell their clients."""
@@ -171,7 +171,7 @@ class Jobs:
             finally:
                 with self._changed:
                     self._running.discard(job)
-                self._batcher.forget(job.number)
+                    self._batcher.forget(job.number)
                 self.last_active = time.monotonic()
                 self.ended(job)
 

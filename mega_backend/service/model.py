@@ -35,8 +35,9 @@ class Model:
     ) -> None:  # fmt: skip
         self.progress, self.text = 0.0, "starting"
         self.status = "loading"
-        self.topology: protocol.BodyTopology | None = None
-        self.topology_bytes, self.card, self.device, self.reads = b"", {}, "", ""
+        self.topology_bytes = b""
+        self.body = self.device = self.reads = ""
+        self.card: dict[str, Any] = {}
         self._load, self._batcher, self._recoverer = load, batcher, None
         self._report, self._failed = report or (lambda *_: None), failed or (lambda _: None)
 
@@ -45,8 +46,8 @@ class Model:
 
     def set(self, recoverer: Any) -> None:
         """The recoverer is there."""
-        self.topology = protocol.topology_of(recoverer.body)
-        self.topology_bytes = protocol.encode(self.topology.message())
+        topology = protocol.topology_of(recoverer.body)
+        self.topology_bytes, self.body = protocol.encode(topology.message()), topology.digest
         self.card, self.device = dict(recoverer.card), str(recoverer.device)
         self.reads = "landmarks" if getattr(recoverer, "reads_landmarks", True) else "picture"
         self._recoverer = share(recoverer, self._batcher)

@@ -139,6 +139,7 @@ def test_concurrent_clients_get_their_own_results_from_shared_batches(running):
     served.settle()
     assert max(recoverer.model.batches) > 4, "no batch was shared"
     assert served.held.bytes == 0
+    assert not served.app.state.mega.batcher._cancelled, "finished requests are remembered"
 
 
 def test_a_picture_does_not_wait_for_long_work(running):
@@ -262,6 +263,17 @@ def test_an_upload_that_trickles_is_given_up(running):
     with socket.create_connection(("127.0.0.1", served.port), 5) as slow:
         slow.sendall(b"POST /recover HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n\r\nMEGA")
         assert b" 408 " in slow.recv(4096)
+
+
+def test_an_upload_that_is_cut_is_no_fault_of_the_server(running):
+    served = running()
+    with socket.create_connection(("127.0.0.1", served.port), 5) as cut:
+        cut.sendall(b"POST /recover HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n\r\nMEGA")
+    text = ""
+    end = time.monotonic() + 5
+    while "/recover" not in text and time.monotonic() < end:
+        text = served.app.state.mega.metrics.page().decode()
+    assert 'mega_requests_total{endpoint="/recover",status="400"} 1.0' in text
 
 
 def test_uploads_together_are_bounded(running):
