@@ -16,9 +16,10 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mega_backend import Cancelled
@@ -149,6 +150,7 @@ class _Waiting:
 
     function: Callable
     arguments: tuple
+    options: dict[str, Any]
     parts: list[tuple[int, Any]] = field(default_factory=list)
     done: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
@@ -204,20 +206,28 @@ class Batcher:
             return self._scheduler.rows
 
     def rows_of(self, function: Callable) -> Callable:
-        """A row function whose calls on threads of a `request` are shared; elsewhere it runs as it is."""
+        """A row function whose calls on threads of a `request` are shared; elsewhere it runs as it is.
 
-        def shared(*arguments: Any) -> Any:
+        Keyword arguments are constants: only calls with the same ones share a batch.
+        """
+
+        def shared(*arguments: Any, **options: Any) -> Any:
             name = _request.get(None)
-            return function(*arguments) if name is None else self.call(name, function, arguments)
+            if name is None:
+                return function(*arguments, **options)
+            return self.call(name, function, arguments, options)
 
         return shared
 
-    def call(self, name: Hashable, function: Callable, arguments: tuple) -> Any:
+    def call(
+        self, name: Hashable, function: Callable, arguments: tuple, options: Mapping[str, Any] = MappingProxyType({})
+    ) -> Any:
         """Run the rows of one call among those of others; waits. Raises Cancelled when the request is cancelled."""
         kind, count = _signature(arguments)
         if not count:
-            return function(*arguments)
-        waiting = _Waiting(function, arguments)
+            return function(*arguments, **options)
+        kind = (kind, tuple(sorted(options.items())))
+        waiting = _Waiting(function, arguments, dict(options))
         with self._ready:
             if name in self._cancelled or self._stopping:
                 raise Cancelled
@@ -263,7 +273,7 @@ class Batcher:
         started = time.perf_counter()
         waiting: _Waiting = slices[0].call.payload
         try:
-            parts = _apply(waiting.function, slices)
+            parts = _apply(waiting.function, slices, waiting.options)
         except Exception as error:
             self._failed(slices, error)
             return
@@ -360,13 +370,13 @@ def _name(function: Callable) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _apply(function: Callable, slices: list[Slice]) -> list[Any]:
+def _apply(function: Callable, slices: list[Slice], options: dict[str, Any]) -> list[Any]:
     """Run the slices as one batch; what each of them gets."""
     import torch
 
     taken = [_cut(call.payload.arguments, start, stop) for call, start, stop in slices]
     with torch.no_grad():
-        result = function(*_joined(taken))
+        result = function(*_joined(taken), **options)
     places, parts = 0, []
     for _, start, stop in slices:
         parts.append(_cut(result, places, places + stop - start))

@@ -15,7 +15,7 @@ from mega_backend.service.limits import busy
 
 Progress = Callable[[float, str], None]
 
-ROW_FUNCTIONS = {"model": ("logits", "condition"), "tokenizer": ("decode",)}
+ROW_FUNCTIONS = {"model": ("features", "condition", "logits"), "tokenizer": ("decode",)}
 """What concurrent requests share batches of; each maps rows to rows."""
 
 

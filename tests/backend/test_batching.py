@@ -96,7 +96,7 @@ def ask(batcher: Batcher, device: Device, name, rows: int, extra: int = 0) -> No
         for number in range(4):
             value = torch.full((rows, 3), float(hash(name) % 1000 + number))
             offset = torch.arange(rows, dtype=torch.float32)
-            result = batcher.rows_of(device.double)(Pair(value, None), offset, extra)
+            result = batcher.rows_of(device.double)(Pair(value, None), offset, extra=extra)
             torch.testing.assert_close(result.value, value * 2 + offset[:, None] + extra)
             assert result.scale is None
 

@@ -24,10 +24,12 @@ from fake_recoverer import FakeRecoverer
 from hypothesis import HealthCheck, given, settings
 
 from benchmarks import malformed
-from mega_backend import protocol, server
+from mega_backend import batching, protocol, server
+from mega_backend.batching import Batcher
 from mega_backend.client import BackendError, Client, Stopped
 from mega_backend.protocol import RandomParameters, RecoverParameters
 from mega_backend.service import logs
+from mega_backend.service.model import share
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -164,6 +166,29 @@ def test_out_of_memory_on_the_device_is_nobodys_end(running):
     served = running(recoverer)
     people = [m.arrays for m in recover(served.client, 9, 0, hypotheses=8) if m.kind == "person"]
     np.testing.assert_array_equal(people[1]["log_probability"], 9100 + np.arange(8))
+
+
+def test_a_real_model_gives_the_same_in_shared_batches(tiny):
+    batcher = Batcher(rows=8)
+    batcher.start()
+    sizes = []
+    batcher.observe = lambda name, rows, requests, seconds: sizes.append(requests)
+    shared = share(tiny, batcher)
+
+    def one(seed: int):
+        with batching.request(seed):
+            made = shared.random(3, seed=seed, steps=3)
+            return shared.resample(made, keep=["torso"], hypotheses=2, seed=seed, steps=2)
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(one, range(4)))
+    batcher.stop()
+    assert max(sizes) > 1, "no batch was shared"
+    for seed, recovery in enumerate(together):
+        alone = tiny.resample(tiny.random(3, seed=seed, steps=3), keep=["torso"], hypotheses=2, seed=seed, steps=2)
+        for person, other in zip(recovery.people, alone.people, strict=True):
+            np.testing.assert_array_equal(person.tokens, other.tokens)
+            np.testing.assert_allclose(person.vertices, other.vertices, atol=1e-5)
 
 
 # Malice
