@@ -154,6 +154,24 @@ def _is_zombie(pid):
     return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
 
 
+def test_a_job_whose_backend_is_killed_fails_with_a_sentence_and_the_next_one_works(runner, photo):
+    from mega_mesh_recovery.blender_addon import tasks
+    from mega_mesh_recovery.blender_addon.jobs import Failed, Job
+    from mega_mesh_recovery.mega_backend.protocol import RecoverParameters
+
+    def job(kill):
+        for event in Job("picture", tasks.recover(runner, [photo], RecoverParameters(hypotheses=2))).run():
+            if kill and isinstance(event, tasks.Begun):
+                runner._process._child.kill()
+                runner._process._child.wait()
+            yield event
+
+    *_, last = job(kill=True)
+    assert isinstance(last, Failed) and ("was lost" in last.text or "No backend answers" in last.text)
+    events = list(job(kill=False))
+    assert any(isinstance(event, tasks.Ended) and event.people == 2 for event in events)
+
+
 def test_a_python_that_cannot_be_run_is_a_sentence(runner, state, tmp_path):
     runner.configure(state.Settings(python=str(tmp_path / "nothing")), tmp_path / "backend.log")
     with pytest.raises(Exception, match="cannot be run"):
