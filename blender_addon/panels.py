@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from . import properties, session
+from . import properties, session, text
 from .backend.state import Phase
 from .jobs import board
 from .scene import hypotheses
@@ -35,9 +35,8 @@ class MEGA_PT_recover(SidebarPanel, bpy.types.Panel):
             row = layout.row(align=True)
             row.progress(factor=job.fraction, type="BAR", text=f"{job.title} {job.text}".strip())
             row.operator("mega.cancel", text="", icon="X").index = index
-        text, icon = session.status()
-        row = layout.row()
-        row.label(text=text, icon=icon)
+        status, icon = session.status()
+        text.draw(layout, context, status, icon)
         if session.backend.state.phase in (Phase.MISSING, Phase.FAILED):
             layout.operator("mega.preferences", icon="PREFERENCES")
 
@@ -102,8 +101,8 @@ class MEGA_PT_person(SidebarPanel, bpy.types.Panel):
         row.operator("mega.keep", icon="CHECKMARK")
         row.operator("mega.keyframe", icon="KEY_HLT", text="Keyframe")
         showing = context.scene.mega.show_uncertainty
-        text = "Hide Uncertainty" if showing else "Show Uncertainty"
-        layout.operator("mega.show_uncertainty", icon="COLOR", text=text, depress=showing).show = not showing
+        label = "Hide Uncertainty" if showing else "Show Uncertainty"
+        layout.operator("mega.show_uncertainty", icon="COLOR", text=label, depress=showing).show = not showing
 
 
 class MEGA_PT_locks(SidebarPanel, bpy.types.Panel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bpy
 from bpy.props import EnumProperty, StringProperty
 
-from . import environment, package, session
+from . import environment, package, session, text
 from .jobs import board
 
 
@@ -50,7 +50,7 @@ class MegaPreferences(bpy.types.AddonPreferences):
         name="Model", description="Folder of an imported model; empty for the one that comes along", subtype="DIR_PATH"
     )
 
-    def draw(self, _context: bpy.types.Context) -> None:
+    def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
         layout.use_property_split = True
         layout.row().prop(self, "mode", expand=True)
@@ -61,8 +61,8 @@ class MegaPreferences(bpy.types.AddonPreferences):
             self._draw_setup(layout)
             layout.prop(self, "device")
             layout.prop(self, "model")
-        text, icon = session.status()
-        layout.label(text=text, icon=icon)
+        status, icon = session.status()
+        text.draw(layout, context, status, icon)
         row = layout.row()
         row.operator("mega.test_backend")
         row.operator("mega.stop_backend")

@@ -85,13 +85,16 @@ def recover(backend: Backend, pictures: Sequence[Path], values: RecoverParameter
     return work
 
 
-def resample(backend: Backend, person: dict[str, np.ndarray], values: ResampleParameters):
-    """Work for a job: other hypotheses of one person."""
+def resample(backend: Backend, person: dict[str, np.ndarray], values: ResampleParameters, picture: Path | None = None):
+    """Work for a job: other hypotheses of one person, found in `picture`."""
 
     def work(job: Job) -> Iterator[Any]:
         yield Progress(0.0, "Connecting")
         client = backend.connect(job.cancelled, job.say)
         yield BodyKnown(backend.topology(client), _model_name(backend))
+        # A model that looks at the picture itself says so where it is missing.
+        if picture is not None and backend.state.reads != "landmarks" and picture.is_file():
+            person["picture"] = np.frombuffer(picture.read_bytes(), np.uint8)
         yield from _received(job, client.resample(person, values), 0.0, 1.0, "")
 
     return work

@@ -57,6 +57,10 @@ class Process:
     def pid(self) -> int:
         return self._child.pid
 
+    @property
+    def runs(self) -> bool:
+        return self._child.poll() is None
+
     def stop(self, patience: float = 5.0) -> None:
         """End the process: politely by closing its input, then by force."""
         if self._child.stdin and not self._child.stdin.closed:
@@ -82,4 +86,5 @@ class Process:
                 elif line.strip():
                     self._on_line(line.strip())
         code = self._child.wait()
-        self._on_exit(code, next((line for line in reversed(self._tail) if line.strip()), ""))
+        why = next((line for line in reversed(self._tail) if line.strip()), "")
+        self._on_exit(code, why.removeprefix("mega serve:").strip())

@@ -55,6 +55,10 @@ class Backend:
 
         Raises BackendError with a sentence, also when `cancelled` is set.
         """
+        with self._changed:
+            # It may have died a moment ago, and its end not be known yet.
+            while self._state.phase is s.Phase.READY and self._process is not None and not self._process.runs:
+                self._changed.wait(0.1)
         self.post(s.Wanted())
         deadline = time.monotonic() + START_SECONDS
         with self._changed:
@@ -92,6 +96,7 @@ class Backend:
 
     def _start(self, settings: s.Settings) -> None:
         holder: list[Process] = []
+        self.progress_text = "Backend: starting"
 
         def on_exit(code: int | None, why: str) -> None:
             with self._changed:

@@ -53,6 +53,11 @@ class State:
     def device(self) -> str:
         return str((self.health or {}).get("device", ""))
 
+    @property
+    def reads(self) -> str:
+        """What the model is conditioned on: "landmarks", or the picture itself."""
+        return str((self.health or {}).get("reads", ""))
+
 
 # Events ---------------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import bpy
-import numpy as np
 from bpy.props import EnumProperty, IntProperty
 
 from ...mega_backend.protocol import PARTS, ResampleParameters
@@ -48,9 +47,7 @@ class MEGA_OT_resample(JobOperator, PersonOperator, bpy.types.Operator):
         )  # fmt: skip
         arrays = person.state(chosen, note.hypothesis)
         picture = Path(bpy.path.abspath(note.picture)) if note.picture else None
-        if picture is not None and picture.is_file():
-            arrays["picture"] = np.frombuffer(picture.read_bytes(), np.uint8)
-        return Job(f"Re-roll {chosen.name}", tasks.resample(session.ready_backend(), arrays, values))
+        return Job(f"Re-roll {chosen.name}", tasks.resample(session.ready_backend(), arrays, values, picture))
 
     def receive(self, _context: bpy.types.Context, event: Any) -> None:
         if not isinstance(event, tasks.Received) or event.message.kind != "person":

@@ -1,0 +1,19 @@
+"""Sentences in panels: Blender cuts what does not fit into one line, so that longer ones are broken."""
+
+from __future__ import annotations
+
+import textwrap
+
+import bpy
+
+PIXELS_PER_CHARACTER = 6.5
+"""Of the interface's font at a scale of 1, on average."""
+
+
+def draw(layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE") -> None:
+    """A label of as many lines as the region's width needs."""
+    width = context.region.width / context.preferences.system.ui_scale if context.region else 300
+    lines = textwrap.wrap(text, max(20, int((width - 60) / PIXELS_PER_CHARACTER)))
+    column = layout.column(align=True)
+    for number, line in enumerate(lines):
+        column.label(text=line, icon=icon if number == 0 else "BLANK1")
