@@ -9,7 +9,7 @@ from typing import Any
 
 import mega_backend
 from mega_backend import protocol
-from mega_backend.batching import Batcher
+from mega_backend.batching import Batcher, is_out_of_memory
 from mega_backend.service import logs
 from mega_backend.service.limits import busy
 
@@ -72,7 +72,9 @@ class Model:
         # Whatever is wrong with a model folder or a device, the user must learn of it.
         except Exception as error:
             self.status = "failed"
-            logs.log.exception("the model could not be loaded")
+            # A wrong folder or a full device explains itself; anything else needs its trace.
+            expected = isinstance(error, (ValueError, OSError)) or is_out_of_memory(error)
+            logs.log.error("the model could not be loaded: %s", error, exc_info=None if expected else error)
             self._failed(error)
             return
         self._report(1.0, "ready")
