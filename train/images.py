@@ -112,6 +112,7 @@ class ImageTask(Task):
             start_from(self.model, config.start)
         self.size = _input_size(self.model)
         self._mixture = Mixture(sources, self.size, config.augmentation)
+        self._joint_set = sources[0].annotations.joint_set
         self._held_out = None
         if config.validation:
             source = config.validation.load()
@@ -141,7 +142,7 @@ class ImageTask(Task):
         logits, rotation, camera = self.predict(batch, tokens, visible)
         truth = matrix_from_axis_angle(batch["pose"][:, :3])
         guess = torch.where(visible, tokens, logits.detach().argmax(-1))
-        joints = fixed.joints(guess) @ rotation.mT
+        joints = fixed.joints(guess, self._joint_set) @ rotation.mT
         target, weight = batch["joints"][..., :2], batch["joints"][..., 2:]
         reprojected = camera[:, None, :1] * (joints[..., :2] + camera[:, None, 1:])
         losses = {
@@ -220,11 +221,12 @@ class _Fixed:
         self.bodies, self.tokenizer = bodies, tokenizer
         # Where the tokenizer convolves some of the vertices, only those are posed and decoded.
         self.posed = bodies.subset(tokenizer.points.long()) if tokenizer.lifted else bodies
-        self.regressor = joints_of_points(tokenizer, bodies.joint_matrix())
+        self._regressors: dict[str, Tensor] = {}
+        self._device = torch.device("cpu")
 
     def to(self, device: torch.device) -> _Fixed:
-        if self.regressor.device != device:
-            self.regressor = self.regressor.to(device)
+        if self._device != device:
+            self._device, self._regressors = device, {}
             for module in (self.bodies, self.posed, self.tokenizer):
                 module.to(device)
         return self
@@ -237,10 +239,12 @@ class _Fixed:
             return self.tokenizer.quantise(self.tokenizer.encode_points(points))[0]
 
     @torch.no_grad()
-    def joints(self, tokens: Tensor) -> Tensor:
-        """The 17 annotated joints (B, 17, 3) of decoded tokens (B, T), canonical axes."""
+    def joints(self, tokens: Tensor, name: str = "h36m") -> Tensor:
+        """Joints (B, J, 3) of decoded tokens (B, T), canonical axes: the 17 annotated ones, or "smpl24"."""
+        if name not in self._regressors:
+            self._regressors[name] = joints_of_points(self.tokenizer, self.bodies.joint_matrix(name))
         with torch.autocast(tokens.device.type, enabled=False):
-            return self.regressor @ self.tokenizer.decode_points(self.tokenizer.quantiser.lookup(tokens))
+            return self._regressors[name] @ self.tokenizer.decode_points(self.tokenizer.quantiser.lookup(tokens))
 
 
 def joints_of_points(tokenizer: nn.Module, regressor: Tensor) -> Tensor:
@@ -285,8 +289,6 @@ def _check(source: Source, bodies: SmplBodies | AnnyBodies) -> None:
     table = source.annotations
     if table.body != bodies.kind:
         raise ValueError(f"the dataset in {source.folder} is of {table.body} bodies: set body.kind={table.body}")
-    if table.joint_set != "h36m":
-        raise ValueError("training needs files with the annotated joints ('part'), not evaluation files")
     if isinstance(bodies, SmplBodies):
         bodies.check_genders(table.gender, f"the dataset in {source.folder}")
 

@@ -1,5 +1,7 @@
 """Training from pictures: learns a handful by heart, resumes, exports a folder that recovers people."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from smpl_fixture import bodies, write_models, write_tokenizer, write_training
 from mega_backend import checkpoint
 from mega_backend.body import Body
 from train import images, loop
+from train.data import annotations
 from train.data.anny import AnnyBodies
 
 
@@ -110,6 +113,22 @@ def test_vqhps_trains_and_both_kinds_export(data, tmp_path):
         assert torch.equal(expected, found)
         again = images.ImageTask(settings(data, start=folder, **({"model": config.model})))
         assert torch.equal(next(again.model.parameters()), next(task.model.parameters()))
+
+
+def test_evaluation_files_can_be_trained_on(data, tmp_path):
+    """3DPW for fine-tuning: SMPL's 24 joints take the place of the 17 annotated ones."""
+    folder = data[0]
+    table = annotations.read(folder / "people" / "people.npz")
+    joints = np.concatenate([table.joints, table.joints[:, :7]], 1)
+    annotations.write(
+        tmp_path / "3dpw.npz", dataclasses.replace(table, joints=joints, joint_set="smpl24"), "evaluation"
+    )
+    source = {"file": tmp_path / "3dpw.npz", "pictures": folder / "people" / "pictures"}
+    task = images.ImageTask(settings(data, sources=[source], validation=None))
+    batch = task.shard(0, 0, torch.Generator().manual_seed(0))
+    assert batch["joints"].shape == (4, 24, 3)
+    loss, scalars = task(batch)
+    assert torch.isfinite(loss) and scalars["joint"] > 0
 
 
 def test_pictures_for_the_log(data):

@@ -232,6 +232,8 @@ class Mixture:
         picture (B, 3, size, size) uint8, pose, shape, gender, joints, source (B) the number of the dataset, and
         skipped (1): how many broken pictures were replaced.
         """
+        if torch.utils.data.get_worker_info():
+            cv2.setNumThreads(1)  # the workers are the threads
         seeds = torch.randint(2**62, (count,), generator=generator).tolist()
         drawn = [self._draw(np.random.default_rng(seed)) for seed in seeds]
         batch = {name: torch.from_numpy(np.stack([d[0][name] for d in drawn])) for name in drawn[0][0]}
