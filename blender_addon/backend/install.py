@@ -24,7 +24,7 @@ from .process import environment
 
 PYTHONS = ("3.11", "3.12")
 """What the backend's packages are made for; the first is preferred."""
-CHECK = "import torch, mediapipe, cv2, fastapi, uvicorn, safetensors; print(torch.__version__)"
+CHECK = "import torch, mediapipe, cv2, fastapi, uvicorn, prometheus_client, safetensors; print(torch.__version__)"
 COMPLETE = "complete"
 """A file in the environment's folder that says that the set-up came to its end."""
 
