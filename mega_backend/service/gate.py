@@ -66,7 +66,9 @@ class Gate:
             return 403, "This backend answers on loopback only; use http://127.0.0.1 and its port.", {}
         if origin is not None and origin.split(b"//", 1)[-1] != host:
             return 403, "Requests from web pages of other sites are refused.", {}
-        if headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
+        # A link to the page may be followed; nothing else of another site may ask for anything.
+        followed = scope["method"] == "GET" and headers.get(b"sec-fetch-dest") == b"document"
+        if headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site") and not followed:
             return 403, "Requests from web pages of other sites are refused.", {}
         if self._expected is not None and not self._knows(headers.get(b"authorization", b"")):
             text = "The token is missing or wrong; copy the one that the backend was started with."

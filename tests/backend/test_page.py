@@ -109,6 +109,14 @@ def test_files_are_kept_by_the_browser_until_they_change(serving):
     assert zipped_headers["content-encoding"] == "gzip" and len(zipped) < len(data) / 2
 
 
+def test_a_link_elsewhere_leads_to_the_page_and_to_nothing_else(serving):
+    served = serving()
+    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    assert served.get("/", **followed)[0] == 200
+    assert served.get("/", **{**followed, "Sec-Fetch-Dest": "iframe"})[0] == 403
+    assert served.get("/health", **{"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "empty"})[0] == 403
+
+
 def test_the_page_asks_for_the_token_as_a_password(serving):
     served = serving("s3cret")
     status, headers, _ = served.get("/", Accept="text/html")
