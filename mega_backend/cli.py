@@ -104,6 +104,7 @@ def _recover(options: argparse.Namespace) -> int:
                         temperature=options.temperature,
                         focal_length=options.focal,
                         smallest=options.smallest,
+                        refine=options.refine,
                         progress=progress,
                     )
                 recovery.meta["picture"] = Path(path).name
@@ -143,7 +144,12 @@ def _random(options: argparse.Namespace) -> int:
     recoverer = _load(options)
     with _steps("random people") as progress:
         recovery = recoverer.random(
-            options.hypotheses, options.seed, steps=options.steps, temperature=options.temperature, progress=progress
+            options.hypotheses,
+            options.seed,
+            steps=options.steps,
+            temperature=options.temperature,
+            refine=options.refine,
+            progress=progress,
         )
     _write(recovery, recoverer, options.output, options.overlay, options)
     _say(f"{_people(recovery)} made up")
@@ -182,6 +188,7 @@ def _resample(options: argparse.Namespace) -> int:
             temperature=options.temperature,
             progress=progress,
             picture=options.picture,
+            refine=options.refine,
         )
     _write(recovery, recoverer, options.output, options.overlay, options, options.picture)
     _say(f"{_people(recovery)} resampled")
@@ -299,6 +306,7 @@ def _output_arguments(parser: argparse.ArgumentParser, folder: str = "") -> None
         "-o", "--output", metavar="OUT", help="; ".join(filter(None, (f"a file ending in {endings}", folder)))
     )
     parser.add_argument("--overlay", metavar="OUT.png", help="; ".join(filter(None, ("draw the meshes", folder))))
+    parser.add_argument("--no-refine", dest="refine", action="store_false", help="meshes as the tokens say: no rig")
     parser.add_argument("--opacity", type=_fraction, default=0.9, metavar="A", help="of the drawn meshes, 0 to 1 (0.9)")
     parser.add_argument("--spread", action="store_true", help="draw them coloured by how unsure the model is")
 
