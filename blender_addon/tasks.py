@@ -92,7 +92,7 @@ def resample(backend: Backend, person: dict[str, np.ndarray], values: ResamplePa
         yield Progress(0.0, "Connecting")
         client = backend.connect(job.cancelled, job.say)
         yield BodyKnown(backend.topology(client), _model_name(backend))
-        # A model that looks at the picture itself says so where it is missing.
+        # Most models go on from the landmarks; one that looks at the picture itself needs it again.
         if picture is not None and backend.state.reads != "landmarks" and picture.is_file():
             person["picture"] = np.frombuffer(picture.read_bytes(), np.uint8)
         yield from _received(job, client.resample(person, values), 0.0, 1.0, "")

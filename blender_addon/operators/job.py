@@ -5,6 +5,7 @@ A subclass builds the job and takes its events. It finishes as one undo step; Es
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import bpy
@@ -59,16 +60,27 @@ class JobOperator:
             return {"RUNNING_MODAL"}
         if event.type != "TIMER":
             return {"PASS_THROUGH"}
-        for arrived in self._job.take(1):
-            self._take(context, arrived)
+        try:
+            for arrived in self._job.take(1):
+                self._take(context, arrived)
+        except Exception as error:
+            # A fault here must not leave a job that never ends; what it was goes to the console too.
+            traceback.print_exc()
+            self._job.cancel()
+            self._clean_up(context)
+            self.report({"ERROR"}, f"{self._job.title}: {type(error).__name__}: {error}")
+            return {"CANCELLED"}
         self._status(context)
         if not self._job.done:
             return {"PASS_THROUGH"}
+        self._clean_up(context)
+        return self._end(cancelled=self._job.cancelled.is_set())
+
+    def _clean_up(self, context: bpy.types.Context) -> None:
         context.window_manager.event_timer_remove(self._timer)
         board.remove(self._job)
         session.redraw()
         context.workspace.status_text_set(None)
-        return self._end(cancelled=self._job.cancelled.is_set())
 
     def cancel(self, _context: bpy.types.Context) -> None:
         """Blender ends the operator itself: its window closes, another file is opened."""

@@ -27,7 +27,7 @@ class Importer:
         self.scene, self.topology, self.picture, self.origin = scene.name, topology, picture, origin
         self.image = image
         self.title = picture.stem if picture else "People"
-        self._collection = self._root = ""
+        self._collection = self._root = self._camera = ""
         self._focal_length, self._size = 1000.0, (1, 1)
         self.objects: list[str] = []
 
@@ -40,12 +40,13 @@ class Importer:
                 self.origin, picture=str(self.picture or ""), picture_size=self._size, focal_length=self._focal_length
             )
             return None
-        if not self.objects:
+        if self._collection not in bpy.data.collections or self._root not in bpy.data.objects:
             self._begin()
         return self._person(message.arrays)
 
     def _begin(self) -> None:
-        """Collection, root and camera: only once there is a person to look at."""
+        """Collection, root and camera: once there is a person to look at, and again if they were undone or deleted."""
+        self.objects = []
         scene = bpy.data.scenes[self.scene]
         collection = bpy.data.collections.new(self.title)
         scene.collection.children.link(collection)
@@ -57,7 +58,7 @@ class Importer:
         view.parent = root
         collection.objects.link(view)
         camera.use(scene, view, self._size)
-        self._collection, self._root = collection.name, root.name
+        self._collection, self._root, self._camera = collection.name, root.name, view.name
 
     def _person(self, arrays: dict[str, np.ndarray]) -> bpy.types.Object:
         collection, root = bpy.data.collections[self._collection], bpy.data.objects[self._root]
@@ -73,8 +74,8 @@ class Importer:
             free = place.free(bpy.data.scenes[self.scene], {made, root})
             x = -made.location.x if free is None else free + root[place.HALF_WIDTH]
             root.location = (x, -depth, floor)
-            view = bpy.data.scenes[self.scene].camera
-            view.data.clip_end = max(view.data.clip_end, 4 * depth)
+            view = bpy.data.objects[self._camera].data
+            view.clip_end = max(view.clip_end, 4 * depth)
         root.location.z = max(root.location.z, floor)
         self.objects.append(made.name)
         return made

@@ -191,3 +191,19 @@ def test_an_image_that_is_open_in_blender(blender, photo):
     assert len(people(blender)) == 6 and tuple(people(blender)[0].mega.picture_size) == (50, 40)
     with pytest.raises(RuntimeError, match="There is no image"):
         blender.ops.mega.recover(image="nothing")
+
+
+def test_a_result_that_is_undone_while_it_arrives_begins_again(blender, extension):
+    from mega_mesh_recovery.blender_addon.scene.origin import Origin
+    from mega_mesh_recovery.blender_addon.scene.recovery import Importer
+
+    from mega_backend import protocol
+
+    fake = FakeRecoverer()
+    result = fake.recover(np.full((60, 80, 3), 9), hypotheses=2)
+    importer = Importer(blender.context.scene, protocol.topology_of(fake.body), None, Origin())
+    importer.receive(protocol.scene_message(result))
+    importer.receive(protocol.person_message(0, result.people[0]))
+    blender.data.batch_remove([*blender.data.objects, *blender.data.collections])
+    assert importer.receive(protocol.person_message(1, result.people[1])).users_collection
+    assert len(people(blender)) == 1 and blender.context.scene.camera is not None
