@@ -207,7 +207,7 @@ def _info(options: argparse.Namespace) -> int:
 
     import torch
 
-    from . import checkpoint
+    from . import checkpoint, importing
 
     print(f"mega         {__version__}")
     print(f"Python       {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}")
@@ -225,9 +225,10 @@ def _info(options: argparse.Namespace) -> int:
     if loaded.model is not None:
         count = sum(parameter.numel() for parameter in loaded.model.parameters())
         print(f"network      {loaded.config['model']['kind']}, {count / 1e6:.1f} million parameters")
-    for part in ("body", "tokenizer", "model"):
-        if getattr(loaded, part) is None:
-            print(f"missing      {part}")
+    for line in importing.origins(loaded.config):
+        print(f"from         {line}")
+    for line in importing.missing(loaded.config):
+        print(f"missing      {line}")
     return 0
 
 

@@ -453,26 +453,9 @@ def missing(config: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def describe(folder: str | Path) -> str:
-    """What a model folder holds, where its parts came from, and what it lacks, as text for `mega info`."""
-    folder = checkpoint.resolve(folder)
-    config = checkpoint.read_config(folder)
-    body, tokenizer, model = config["body"], config["tokenizer"], config["model"]
-    lines = [f"{config['name']} ({folder})"]
-    if body is not None and body["kind"] == "smpl":
-        kind = "SMPL" if body["joints"] == 24 else "SMPL-H"
-        h36m = ", Human3.6M joints" if body["h36m"] else ""
-        lines.append(f"  body: {kind}, {body['vertices']} vertices, {body['joints']} joints{h36m}")
-    elif body is not None:
-        lines.append("  body: Anny")
-    if tokenizer is not None:
-        lines.append(f"  tokenizer: Mesh-VQ-VAE, {_tokenizer_text(tokenizer)}")
-    if model is not None:
-        lines.append(f"  model: {'MEGA' if model['kind'] == 'mega' else 'VQ-HPS'}, {_model_text(model)}")
-    for entry in config["provenance"]:
-        lines.append(f"  from: {_provenance_text(entry)}")
-    lines += [f"  missing: {line}" for line in missing(config)]
-    return "\n".join(lines)
+def origins(config: Mapping[str, Any]) -> list[str]:
+    """Where the parts of a folder came from, a line each."""
+    return [_provenance_text(entry) for entry in config["provenance"]]
 
 
 def _provenance_text(entry: Any) -> str:

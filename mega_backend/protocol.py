@@ -256,16 +256,20 @@ def scene_message(recovery: Any) -> Message:
 def topology_of(body: Any) -> BodyTopology:
     """The topology of a body as `mega_backend.body.Body` has it; one without quads or UVs is sent as triangles."""
     quads = getattr(body, "quads", None)
-    faces = np.asarray(body.faces if quads is None else quads)
     uv = getattr(body, "uv", None) if quads is not None else None
     return BodyTopology(
-        quads=faces.astype(np.int32),
-        uv=np.zeros((0, 2), np.float32) if uv is None else np.asarray(uv, np.float32),
-        face_uv=np.zeros((0, 4), np.int32) if uv is None else np.asarray(body.face_uv).astype(np.int32),
-        vertex_part=np.asarray(body.vertex_part).astype(np.int32),
+        quads=_on_host(body.faces if quads is None else quads).astype(np.int32),
+        uv=np.zeros((0, 2), np.float32) if uv is None else _on_host(uv).astype(np.float32),
+        face_uv=np.zeros((0, 4), np.int32) if uv is None else _on_host(body.face_uv).astype(np.int32),
+        vertex_part=_on_host(body.vertex_part).astype(np.int32),
         part_names=tuple(body.part_names),
         name=str(getattr(body, "name", "anny")),
     )
+
+
+def _on_host(values: Any) -> np.ndarray:
+    """Values as an array; a tensor may lie on a GPU."""
+    return np.asarray(values.cpu() if hasattr(values, "cpu") else values)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

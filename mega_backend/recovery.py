@@ -112,7 +112,7 @@ class Recoverer:
             ValueError: an argument makes no sense; the message says what to do.
         """
         progress = progress or _no_progress
-        self._check_complete()
+        self.check_complete()
         _check(hypotheses, steps, temperature)
         if hypotheses > 1:
             self._check_sampling()
@@ -178,7 +178,7 @@ class Recoverer:
             others: as for `recover`. Hypothesis 0 of the result is the likeliest completion, the others are samples.
         """
         progress = progress or _no_progress
-        self._check_complete()
+        self.check_complete()
         _check(hypotheses, steps, temperature)
         self._check_sampling()
         kept_parts = self._part_numbers(keep)
@@ -243,7 +243,7 @@ class Recoverer:
         Person n depends on the seed and n alone. Their landmarks are all zero: nobody saw them in a picture.
         """
         progress = progress or _no_progress
-        self._check_complete()
+        self.check_complete()
         _check(count, steps, temperature)
         self._check_sampling()
         progress(0.0, "sampling")
@@ -293,7 +293,7 @@ class Recoverer:
             For each person (N,) mean distance of shoulders, elbows, wrists, hips, knees and ankles that are detected
             inside the picture, relative to the longer side of the person's box; NaN where there are none.
         """
-        self._check_complete()
+        self.check_complete()
         size, rows, results = recovery.picture_size, list(range(5, 17)), []
         for person in recovery.people:
             seen = person.landmarks[[COCO17_LANDMARKS[row] for row in rows]]
@@ -486,7 +486,8 @@ class Recoverer:
 
     # Checks ---------------------------------------------------------------------------------------------------------
 
-    def _check_complete(self) -> None:
+    def check_complete(self) -> None:
+        """Raise CheckpointError, naming what is missing, unless body, tokenizer and model are all there."""
         missing = [name for name in ("body", "tokenizer", "model") if getattr(self, name) is None]
         if missing:
             raise checkpoint.CheckpointError(

@@ -126,7 +126,7 @@ class SMPLBody(nn.Module):
 
     Attributes: ``template`` (V, 3), ``shape_basis`` (V, 3, S), ``pose_basis`` (V, 3, 9·(J − 1)), ``skinning`` (V, J),
     ``joint_regressor`` (J, V), ``h36m_regressor`` (17, V) where it was imported, ``parents`` (J), ``faces`` (F, 3),
-    ``vertex_part`` (V) with ``part_names``. SMPL has no quads and brings no UVs: those are empty.
+    ``vertex_part`` (V) with ``part_names``. SMPL has no quads and brings no UVs: those are None.
     """
 
     def __init__(self, vertices: int, faces: int, joints: int, shapes: int = SHAPES, h36m: bool = False):
@@ -142,9 +142,8 @@ class SMPLBody(nn.Module):
         self.register_buffer("parents", torch.zeros(joints, dtype=torch.long))
         self.register_buffer("faces", torch.zeros(faces, 3, dtype=torch.long))
         self.register_buffer("vertex_part", torch.zeros(vertices, dtype=torch.long))
-        self.register_buffer("quads", torch.zeros(0, 4, dtype=torch.long), persistent=False)
-        self.register_buffer("uv", torch.zeros(0, 2), persistent=False)
-        self.register_buffer("face_uv", torch.zeros(0, 4, dtype=torch.long), persistent=False)
+        self.quads = self.uv = self.face_uv = None
+        self.name = "smpl"
         self.part_names = list(PARTS)
         fingers = [f"{side}_finger{number}" for side in ("left", "right") for number in range(15)]
         self.joint_names = [*JOINTS[:22], *(fingers if joints == 52 else JOINTS[22:])]

@@ -112,6 +112,7 @@ def loader(model: str, device: str) -> Callable[[Progress], Any]:
 
         progress(0.4, "reading the weights")
         recoverer = mega_backend.load(model, device=device)
+        recoverer.check_complete()
         progress(0.7, "starting the detector of people")
         from mega_backend.people.pose_network import shared_network
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mega_backend
-from mega_backend import checkpoint, importing, published, smpl
+from mega_backend import checkpoint, cli, importing, published, smpl
 from mega_backend.checkpoint import CheckpointError
 
 
@@ -59,9 +59,12 @@ def test_reference_numbers_through_the_command(shared, tmp_path, prefix):
     paths = {
         name: fixture.write_checkpoint(tmp_path / name, state_dict(shape), prefix) for name, shape in shapes.items()
     }
-    run(paths["mesh_vqvae"], golden / "connections", paths["vqmae"], "-o", tmp_path / "a")
-    run(golden / "connections", paths["cvqmae"], paths["mesh_vqvae"], "-o", tmp_path / "b")
-    run(paths["vqhps"], "-o", tmp_path / "c")
+    for output, files in {
+        "a": [paths["mesh_vqvae"], golden / "connections", paths["vqmae"]],
+        "b": [golden / "connections", paths["cvqmae"], paths["mesh_vqvae"]],
+        "c": [paths["vqhps"]],
+    }.items():
+        assert cli.main(["import", *map(str, files), "-o", str(tmp_path / output)]) == 0
     pretrained, conditioned, hps = (mega_backend.load(tmp_path / name) for name in "abc")
     with torch.no_grad():
         for tokenizer in (pretrained.tokenizer, conditioned.tokenizer):
@@ -261,10 +264,11 @@ def test_what_is_missing_is_said_with_where_to_get_it(tmp_path, files, capsys):
     recoverer = mega_backend.load(tmp_path / "out")
     with pytest.raises(CheckpointError, match="no body and no tokenizer"):
         recoverer.recover(np.zeros((8, 8, 3), np.uint8))
-    info = importing.describe(tmp_path / "out")
-    assert "VQ-HPS" in info
+    assert cli.main(["info", "--model", str(tmp_path / "out")]) == 0
+    info = capsys.readouterr().out
+    assert "vqhps: VQ-HPS checkpoint" in info
     assert "SHA-256" in info
-    assert "missing: the body" in info
+    assert "missing      the body: an SMPL file from" in info
 
 
 # Refusals
@@ -321,6 +325,13 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path, files):
     refuse("for 70 vertices, this model has 60", tmp_path / "h36m.npy", "-o", tmp_path / "out")
     assert checkpoint.read_config(tmp_path / "out") == before
     refuse("both a model", files["mega"], files["vqhps"], "-o", tmp_path / "new")
+
+
+def test_the_command_refuses_with_one_sentence(tmp_path, files, capsys):
+    assert cli.main(["import", str(files["tokenizer"]), "-o", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mega: vq needs its connection matrices")
+    assert error.count("\n") == 1
 
 
 def test_what_is_nothing_is_refused(tmp_path, files):

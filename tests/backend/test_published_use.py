@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mega_backend
-from mega_backend import importing, people
+from mega_backend import importing, people, protocol
 from mega_backend.model import sampling
 from mega_backend.people import Detection
 
@@ -70,6 +70,9 @@ def test_people_in_a_picture_become_smpl_meshes(mega, crowd):
         np.testing.assert_allclose(
             person.rotation @ person.rotation.transpose(0, 2, 1), np.tile(np.eye(3), (4, 1, 1)), atol=1e-5
         )
+    topology = protocol.topology_of(mega.body)
+    np.testing.assert_array_equal(topology.quads, recovery.faces)
+    assert topology.vertex_count == fixture.VERTICES
     again = mega.resample(recovery, keep=["left_leg", "torso"], hypotheses=3, picture=PICTURE)
     kept = np.isin(mega.tokenizer.token_part.numpy(), [mega.body.part_names.index(p) for p in ("left_leg", "torso")])
     for before, after in zip(recovery.people, again.people, strict=True):
