@@ -151,7 +151,7 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
     parameters = [p for p in task.parameters() if p.requires_grad]
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
     optimizer = kind(parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
-    wrapped, optimizer = fabric.setup(task, optimizer)
+    wrapped, optimizer = fabric.setup(_Unrounded(task), optimizer)
     ema = Ema(task, config.ema_decay) if config.ema_decay else None
     start = _resume(folder, task, optimizer, ema)
 
@@ -170,7 +170,7 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
             torch.manual_seed(_mix(config.seed, step, 2**20 + fabric.global_rank))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, config)
-            loss, scalars = wrapped(batch)
+            loss, scalars = wrapped(_Parcel(batch))
             fabric.backward(loss)
             if config.clip_norm:
                 scalars["gradient_norm"] = fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_norm)
@@ -203,6 +203,24 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
     if ema:
         _copy(dict(task.named_parameters()), ema.average)
     return task.eval()
+
+
+class _Parcel:
+    """A batch that Fabric does not look into."""
+
+    def __init__(self, batch: Batch):
+        self.batch = batch
+
+
+class _Unrounded(nn.Module):
+    """The task as Fabric sees it: with mixed precision it would round every input, truth included, to 16 bits."""
+
+    def __init__(self, task: Task):
+        super().__init__()
+        self.task = task
+
+    def forward(self, parcel: _Parcel) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.task(parcel.batch)
 
 
 class _Shards(Dataset):

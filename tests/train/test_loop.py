@@ -136,6 +136,18 @@ def test_two_processes_equal_one_with_the_same_batch(tmp_path):
     assert torch.allclose(weights(one), two, atol=1e-5)
 
 
+def test_mixed_precision_rounds_no_data(tmp_path):
+    seen = []
+
+    class Watching(Line):
+        def forward(self, batch):
+            seen.append((batch["y"].dtype, self.network[0](batch["x"]).dtype))
+            return super().forward(batch)
+
+    loop.train(Watching(), config(steps=2, precision="bf16-mixed"), tmp_path)
+    assert seen == [(torch.float32, torch.bfloat16)] * 2
+
+
 def test_shards_that_cannot_be_dealt_out_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.Fabric, "world_size", property(lambda self: 2))
     with pytest.raises(ValueError, match="multiple"):
