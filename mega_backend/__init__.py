@@ -15,12 +15,13 @@ class Cancelled(Exception):
     """Raised by a `progress` callback to stop the work; passes through to the caller."""
 
 
-def load(model: str | os.PathLike = "default", device: str = "cpu") -> Recoverer:
+def load(model: str | os.PathLike = "default", device: str = "cpu", precision: str = "float32") -> Recoverer:
     """Load a model; torch is imported here, not before.
 
     Args:
         model: "default", the bundled one, or a model folder that `mega import` or the training wrote.
         device: "cpu", "cuda", "cuda:1", "mps".
+        precision: "bfloat16" samples about twice as fast where the processor knows it, and rounds the logits.
 
     Returns:
         A `Recoverer` with `recover`, `resample` and `random`.
@@ -30,4 +31,4 @@ def load(model: str | os.PathLike = "default", device: str = "cpu") -> Recoverer
     """
     from .recovery import Recoverer
 
-    return Recoverer.load(model, device)
+    return Recoverer.load(model, device, precision)

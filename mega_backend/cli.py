@@ -315,6 +315,9 @@ def _output_arguments(parser: argparse.ArgumentParser, folder: str = "") -> None
 def _model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="default", metavar="FOLDER", help="default, or a model folder")
     parser.add_argument("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--precision", choices=["float32", "bfloat16"], default="float32", help="bfloat16 is faster and rougher"
+    )
 
 
 def _needs_output(options: argparse.Namespace, other: bool = False) -> None:
@@ -326,7 +329,7 @@ def _load(options: argparse.Namespace):
     """Load the model; its import of torch takes seconds, so options are checked before."""
     from . import load
 
-    return load(options.model, device=options.device)
+    return load(options.model, device=options.device, precision=options.precision)
 
 
 def _is_folder(output: str | None) -> bool:

@@ -22,6 +22,8 @@ Progress = Callable[[float, str], None]
 DECODED_TOGETHER = 64
 """Meshes that are decoded together: bounds memory."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PRECISIONS = ("float32", "bfloat16")
+"""What the networks over tokens may compute in."""
 JOINT_SETS = ("body22", "coco17")
 """Which joints a result holds: the first of these that the body has."""
 COCO17_LANDMARKS = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
@@ -65,10 +67,19 @@ class Recoverer:
             self._refiner = Refiner(Rig(self.body), self.body)
 
     @classmethod
-    def load(cls, model: str | os.PathLike = "default", device: str | torch.device = "cpu") -> "Recoverer":
+    def load(
+        cls, model: str | os.PathLike = "default", device: str | torch.device = "cpu", precision: str = "float32"
+    ) -> "Recoverer":
         """The model in a folder, or the bundled one; see `mega_backend.load`."""
         device = _device(device)
-        return cls(checkpoint.load(model, device), device)
+        recoverer = cls(checkpoint.load(model, device), device)
+        if precision not in PRECISIONS:
+            raise ValueError(f"there is no precision '{precision}': choose from {', '.join(PRECISIONS)}")
+        if precision == "bfloat16":
+            if not hasattr(recoverer.model, "autocast"):
+                raise ValueError(f"{recoverer.card['name']} computes in float32 alone: leave the precision away")
+            recoverer.model.autocast = torch.bfloat16
+        return recoverer
 
     @property
     def faces(self) -> np.ndarray:

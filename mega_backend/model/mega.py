@@ -142,6 +142,8 @@ class Mega(nn.Module):
         self.decoder = Decoder(token_count, code_count, width, config["decoder_depth"], config["heads"])
         conditioning, prior = config["conditioning"], config["prior"]
         self.kind = None if conditioning is None else conditioning["kind"]
+        # What the blocks compute in, if not in their own precision: torch.bfloat16 trades digits for speed.
+        self.autocast: torch.dtype | None = None
         if self.kind == "image":
             self.decoder.add_image_conditioning(conditioning["channels"], width)
             if conditioning.get("backbone") is not None:
@@ -213,6 +215,12 @@ class Mega(nn.Module):
     ) -> torch.Tensor:
         """Logits (B, T, K) of every place, given the tokens (B, T) where visible (B, T) is true."""
         condition = self._condition(features)
+        if self.autocast is None:
+            return self._logits(tokens, visible, condition)
+        with torch.autocast(tokens.device.type, self.autocast):
+            return self._logits(tokens, visible, condition).float()
+
+    def _logits(self, tokens: torch.Tensor, visible: torch.Tensor, condition: Condition | None) -> torch.Tensor:
         cls, packed, places = self.encoder(tokens, visible)
         x = self.decoder.mask_token.to(cls.dtype).expand(len(tokens), self.token_count, -1)
         if packed.shape[1]:

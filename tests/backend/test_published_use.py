@@ -105,6 +105,18 @@ def test_features_are_computed_once_per_person(mega, crowd):
     assert conditioned == [3]
 
 
+def test_bfloat16_is_float32_roughly(tmp_path, mega):
+    features = torch.randn(2, fixture.FEATURES[mega.model.config["conditioning"]["backbone"]["name"]], 2, 2)
+    tokens, visible = torch.randint(fixture.CODES, (2, fixture.TOKENS)), torch.rand(2, fixture.TOKENS) < 0.5
+    with torch.no_grad():
+        exact = mega.model.logits(tokens, visible, features)
+        rough = mega_backend.load(tmp_path / "folder", precision="bfloat16").model.logits(tokens, visible, features)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).abs().max() < 0.05 * exact.abs().max()
+    with pytest.raises(ValueError, match="no precision 'int8'"):
+        mega_backend.load(tmp_path / "folder", precision="int8")
+
+
 def test_people_do_not_change_each_other(mega, crowd):
     crowd(40, 110)
     both = mega.recover(PICTURE, hypotheses=3, seed=4)
