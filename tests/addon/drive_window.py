@@ -70,6 +70,28 @@ def middle():
     return [area.x + area.width // 3, window().height - area.y - area.height // 4]
 
 
+def over_view():
+    """The 3D view as the context of an operator."""
+    main = next(region for region in view().regions if region.type == "WINDOW")
+    return bpy.context.temp_override(window=window(), area=view(), region=main)
+
+
+def invoke(operator, **properties):
+    """As a button in the 3D view would."""
+    with over_view():
+        return list(operator("INVOKE_DEFAULT", **properties))
+
+
+def show_all(collection):
+    """Turn the view to the objects of a collection."""
+    for each in bpy.context.scene.objects:
+        each.select_set(each.name in bpy.data.collections[collection].objects)
+    with over_view():
+        bpy.ops.view3d.view_axis(type="FRONT")
+        bpy.ops.view3d.view_selected()
+    return True
+
+
 class Ticks:
     """The longest time between two ticks: how long Blender did not answer."""
 

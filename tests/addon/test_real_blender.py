@@ -138,6 +138,22 @@ def test_a_person_is_recovered_and_worked_on_with_the_mouse(window, scene, tmp_p
     window.wait_until(f"bpy.context.object.mega.seed == {seed + 1} and not jobs()", 200)
     window.screenshot("5_re_rolled")
     assert window.ask("[keys(person) for person in people()]") == [names] * people
+
+    # Saved, opened again, re-rolled again; then people out of nothing beside them.
+    name = window.ask("bpy.context.object.name")
+    path = str(tmp_path / "people.blend")
+    window.ask(f"list(bpy.ops.wm.save_as_mainfile(filepath={path!r}))")
+    window.ask(f"list(bpy.ops.wm.open_mainfile(filepath={path!r}))")
+    window.wait_until("bool(view()) and len(people()) > 0")
+    window.ask(f"setattr(bpy.context.view_layer.objects, 'active', bpy.data.objects[{name!r}])")
+    assert window.ask("bpy.context.object.mega.lock_left_leg")
+    window.wait_until("show_tab()")
+    window.click_in_sidebar(RE_ROLL, f"bpy.context.object.mega.seed == {seed + 2} or jobs()")
+    window.wait_until(f"bpy.context.object.mega.seed == {seed + 2} and not jobs()", 200)
+    window.ask("invoke(bpy.ops.mega.random, count=6, seed=1)")
+    window.wait_until(f"len(people()) == {people + 6} and not jobs()", 200)
+    window.ask("show_all('Random People')")
+    window.screenshot("6_random_people")
     assert "Traceback" not in window.log
 
 
@@ -158,7 +174,7 @@ def test_escape_stops_and_the_interface_answers_meanwhile(window, scene):
         window.ask(f"prepare('http://127.0.0.1:{listener.getsockname()[1]}', {str(scene[0])!r}, 5)")
         window.ask("setattr(bpy.context.scene.mega, 'steps', 54)")
         window.click_in_sidebar(RECOVER, "jobs() and 'step' in jobs()[0]")
-        window.screenshot("6_working")
+        window.screenshot("7_working")
         window.key("Escape")
         window.wait_until("not jobs()")
         assert not window.ask("people()") and slow.steps_done < 54
