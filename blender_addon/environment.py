@@ -16,8 +16,8 @@ def folder() -> Path:
 
 
 def python() -> Path | None:
-    """The environment's Python, or None where it is not set up to the end."""
-    return install.python_of(folder() / "environment") if install.is_complete(folder()) else None
+    """The environment's Python, or None where it is not set up, or for an older version of the extension."""
+    return install.python_of(folder() / "environment") if install.is_complete(folder(), package.FOLDER) else None
 
 
 def request() -> install.Request:

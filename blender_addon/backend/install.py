@@ -26,7 +26,7 @@ PYTHONS = ("3.11", "3.12")
 """What the backend's packages are made for; the first is preferred."""
 CHECK = "import torch, mediapipe, cv2, fastapi, uvicorn, prometheus_client, safetensors; print(torch.__version__)"
 COMPLETE = "complete"
-"""A file in the environment's folder that says that the set-up came to its end."""
+"""A file in the environment's folder that says that the set-up came to its end, and with which packages."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,12 @@ def python_of(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether the set-up in this folder came to its end."""
-    return (folder / COMPLETE).is_file() and python_of(folder / "environment").exists()
+def is_complete(folder: Path, root: Path) -> bool:
+    """Whether the set-up in this folder came to its end, with the packages that this version of the extension needs."""
+    mark = folder / COMPLETE
+    if not (mark.is_file() and python_of(folder / "environment").exists()):
+        return False
+    return mark.read_text(encoding="utf-8").split("\n") == requirements(root)
 
 
 def requirements(root: Path) -> list[str]:

@@ -80,10 +80,12 @@ def test_it_comes_to_an_end_with_progress_and_a_log_and_can_be_removed(install, 
     fractions = [event.fraction for event in events if isinstance(event, Progress)]
     assert fractions == sorted(fractions) and len(fractions) > 10 and fractions[-1] <= 1
     assert events[-1] == install.python_of(wanted.folder / "environment")
-    assert install.is_complete(wanted.folder)
+    assert install.is_complete(wanted.folder, ROOT)
+    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["torch==3"]')
+    assert not install.is_complete(wanted.folder, tmp_path)  # an update of the extension needs other packages
     assert "+ torch==2.13.0" in (tmp_path / "log.txt").read_text()
     install.remove(wanted.folder)
-    assert not install.is_complete(wanted.folder) and not wanted.folder.exists()
+    assert not install.is_complete(wanted.folder, ROOT) and not wanted.folder.exists()
 
 
 def test_a_failure_is_a_sentence_with_the_reason(install, tmp_path, monkeypatch):
@@ -94,7 +96,7 @@ def test_a_failure_is_a_sentence_with_the_reason(install, tmp_path, monkeypatch)
     wanted = request(install, tmp_path)
     *_, last = Job("Set Up", install.run(wanted, tmp_path / "log.txt")).run()
     assert isinstance(last, Failed) and "No space left on device" in last.text and "log.txt" in last.text
-    assert not install.is_complete(wanted.folder)
+    assert not install.is_complete(wanted.folder, ROOT)
 
 
 def test_cancelling_kills_the_command(install, tmp_path, monkeypatch):
@@ -111,7 +113,7 @@ def test_cancelling_kills_the_command(install, tmp_path, monkeypatch):
             break
         deadline.wait(0.1)
     assert job.finished and not job.take(10)
-    assert not install.is_complete(tmp_path / "backend")
+    assert not install.is_complete(tmp_path / "backend", ROOT)
 
 
 def test_without_network_permission_it_says_so(blender, extension):
