@@ -64,6 +64,7 @@ class TokenizerConfig(Config):
     revive_below: float = 0.03
     components_of: Literal["token", "part"] = "part"
     rotate_gradient: bool = Field(False, description="through the quantiser by rotation, not straight through")
+    start: Path | None = Field(None, description="model folder whose network this one begins as, tokens made anew")
     batch: int = Field(32, gt=0, description="bodies per shard")
     quantise_from: int = Field(1000, ge=0, description="steps before which nothing is quantised")
     mixed: float = Field(0.5, ge=0, le=1, description="share of bodies decoded with parts taken from another body")
@@ -156,6 +157,19 @@ class Tokenizer(Task):
         self._nearest_tokens = self.model.layers[-1].convolution.neighbours[:, :2].long()
         self.register_buffer("quantising", torch.tensor(False))
         self.model.fit_points(self._points(config.statistics_bodies, step_generator(config.loop.seed, 2, 2**16)))
+        if config.start:
+            self._begin_as(checkpoint.load(config.start).tokenizer)
+
+    def _begin_as(self, other: MeshVQVAE | None) -> None:
+        """Take another model's network and point statistics; latents and codebook are then measured anew."""
+        if other is None:
+            raise ValueError(f"{self.settings.start} holds no tokenizer to start from.")
+        own = self.model.state_dict()
+        kept = {k for k in own if k.startswith(("latent_", "quantiser."))}
+        found = {k: v for k, v in other.state_dict().items() if not k.startswith(("latent_", "quantiser."))}
+        if wrong := sorted(k for k in own.keys() - kept if k not in found or found[k].shape != own[k].shape):
+            raise ValueError(f"{self.settings.start} is another network ({wrong[0]} differs): use its configuration.")
+        self.model.load_state_dict(found, strict=False)
 
     def _points(self, count: int, generator: torch.Generator) -> Tensor:
         people = self._sampler.sample(count, generator)

@@ -113,3 +113,51 @@ def test_exchanged_parts_mean_points_of_the_body_their_tokens_come_from(task):
 def test_motion_capture_must_be_named(body):
     with pytest.raises(ValueError, match="mocap=FOLDER"):
         Tokenizer(settings(), body)
+
+
+@pytest.mark.parametrize("together", ["token", "part"])
+def test_principal_components_change_what_tokens_say_and_not_the_mesh(body, together):
+    task = Tokenizer(settings(components_of=together), body, synthetic).eval()
+    model, points = task.model, task._points(200, step_generator(0, 5, 0))
+    with torch.no_grad():
+        latent = model.encode_points(points)
+        before = model.decode_points(latent)
+        turned = model.fit_latents(latent, task.mass)
+        assert torch.allclose(model.encode_points(points), turned, atol=1e-3)
+        assert (model.decode_points(turned) - before).norm(dim=-1).mean() < 1e-4
+    assert torch.allclose(turned.square().mean((0, 2)), torch.ones(20), atol=1e-2)
+    groups = model.token_part if together == "part" else torch.arange(20)
+    for group in groups.unique():
+        own = turned[:, groups == group].flatten(1)
+        covariance = own.T @ own / len(own)
+        rest = covariance - torch.diag(covariance.diagonal())
+        assert rest.abs().max() < 2e-2 * covariance.diagonal().max(), "components are uncorrelated"
+
+
+@pytest.mark.parametrize("stages", [0, 3])
+def test_residual_and_plain_variants_are_configurations(body, stages):
+    task = Tokenizer(settings(quantisers=stages, quantise_from=0), body, synthetic)
+    loss, _ = task(task.shard(0, 0, step_generator(0, 0, 0)))
+    loss.backward()
+    task.eval()
+    people = synthetic(body, "test").sample(2, step_generator(0, 1, 0))
+    vertices = body.canonical_skin(people["rotations"], people["shape"])
+    assert task.model.decode_latent(task.model.latent(vertices)).shape == vertices.shape
+    if stages:
+        tokens = task.model.encode(vertices)
+        assert tokens.shape == (2, 20, 3) and task.model.decode(tokens).shape == vertices.shape
+    else:
+        with pytest.raises(ValueError, match="no tokens"):
+            task.model.encode(vertices)
+
+
+def test_training_begins_as_an_exported_network_with_new_tokens(task, body, tmp_path):
+    folder = export(task, tmp_path / "first", {"stage": "test"})
+    second = Tokenizer(settings(start=folder, quantise_from=0, decay=1.0), body, synthetic)
+    assert torch.equal(second.model.layers[0].convolution.weights, task.model.layers[0].convolution.weights)
+    second(second.shard(0, 0, step_generator(0, 0, 0)))
+    placed = second.model.codebook.clone()
+    second(second.shard(1, 0, step_generator(0, 1, 0)))
+    assert torch.equal(second.model.codebook, placed), "a decay of 1 freezes the codebook"
+    with pytest.raises(ValueError, match="another network"):
+        Tokenizer(settings(start=folder, sizes=(100, 20)), body, synthetic)
