@@ -208,6 +208,11 @@ class Mega(nn.Module):
         condition = self._condition(features)
         return condition.rotation_6d, condition.camera
 
+    @property
+    def codebook(self) -> torch.Tensor | None:
+        """Where the codes lie, (K, D), for models that predict latents; None for the published ones."""
+        return self.latent_head.codebook if self.kind == "landmarks" else None
+
     # Tokens -----------------------------------------------------------------------------------------------------
 
     def logits(
@@ -261,15 +266,19 @@ class Mega(nn.Module):
         tokens: torch.Tensor | None = None,
         visible: torch.Tensor | None = None,
     ) -> Samples:
-        """The deterministic answer in one pass: the likeliest code of every masked place, tokens (B, T).
+        """The deterministic answer in one pass: the best code of every masked place, tokens (B, T).
+
+        Best is the likeliest, and for a model that knows where its codes lie the nearest to the expected code.
 
         tokens and visible (B, T): places to keep; None masks everything.
         """
         condition = self._condition(features)
         persons = _persons(condition, tokens)
         tokens, visible = self._start(persons, tokens, visible)
-        log_probability, likeliest = self.logits(tokens, visible, condition).float().log_softmax(-1).max(-1)
-        return Samples(torch.where(visible, tokens, likeliest), (log_probability * ~visible).sum(1))
+        log_probability = self.logits(tokens, visible, condition).float().log_softmax(-1)
+        best = sampling.likeliest(log_probability, self.codebook)
+        own = log_probability.gather(-1, best[..., None])[..., 0]
+        return Samples(torch.where(visible, tokens, best), (own * ~visible).sum(1))
 
     @torch.no_grad()
     def draw(
@@ -316,6 +325,7 @@ class Mega(nn.Module):
                     temperature,
                     annealed,
                     progress and partial(_overall, progress, begin / len(rows), len(chunk) / len(rows)),
+                    self.codebook,
                 )
             )
         if not parts:

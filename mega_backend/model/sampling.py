@@ -47,6 +47,44 @@ def masked_after(step: int, steps: int, masked: torch.Tensor) -> torch.Tensor:
     return (masked * math.cos(math.pi / 2 * step / steps)).floor().long()
 
 
+def nearest_code(points: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """Index (…) of the code nearest to each point (…, D); codebook (K, D)."""
+    return (0.5 * codebook.square().sum(-1) - points @ codebook.T).argmin(-1)
+
+
+def likeliest(log_probability: torch.Tensor, codebook: torch.Tensor | None) -> torch.Tensor:
+    """The best single code (…) under log_probability (…, K): the likeliest, or the nearest to the expected code.
+
+    Where codes have places (codebook (K, D)), many near codes share the probability of what they all look like, and the
+    likeliest of them is a poor answer; the expected code has the least squared error.
+    """
+    if codebook is None:
+        return log_probability.argmax(-1)
+    return nearest_code(log_probability.exp() @ codebook, codebook)
+
+
+def draw_codes(
+    scores: torch.Tensor,
+    log_probability: torch.Tensor,
+    scale: float,
+    generators: Sequence[torch.Generator],
+    codebook: torch.Tensor | None,
+) -> torch.Tensor:
+    """Sampled codes (R, T) from scores (R, T, K), less and less random as `scale` goes to zero.
+
+    As published: arg-max under Gumbel noise of that scale. With a codebook (K, D): a code is drawn at full randomness
+    and pulled towards the expected one, to the share `scale` (at most 1) of its distance; the nearest code counts.
+    """
+    if scale <= 0:
+        return likeliest(log_probability, codebook)
+    noise = gumbel(scores.shape[1:], generators, scores.device)
+    if codebook is None:
+        return (scores + scale * noise).argmax(-1)
+    expected = log_probability.exp() @ codebook
+    drawn = codebook[(scores + noise).argmax(-1)]
+    return nearest_code(expected + min(scale, 1.0) * (drawn - expected), codebook)
+
+
 def generate(
     logits: Logits,
     first: torch.Tensor,
@@ -57,13 +95,14 @@ def generate(
     temperature: float,
     annealed: bool = False,
     progress: Callable[[float], None] | None = None,
+    codebook: torch.Tensor | None = None,
 ) -> Samples:
     """Fill every masked place of R rows in `steps` steps.
 
     logits: (tokens (R, T), visible (R, T)) → (R, T, K), asked from the second step on; first (R, T, K): the logits of
     the starting state, which rows of one person share. tokens (R, T) long count where visible (R, T) bool is true:
-    these are kept. progress is called with the fraction done after each step. Returns tokens (R, T) and
-    log-probability (R).
+    these are kept. progress is called with the fraction done after each step. codebook (K, D), where the model knows
+    it: see `draw_codes`. Returns tokens (R, T) and log-probability (R).
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
@@ -74,9 +113,7 @@ def generate(
         scores = (first if step == 1 else logits(tokens, visible)).float()
         log_probability = torch.log_softmax(scores, dim=-1)
         scale = noise_scale(step, steps, temperature, annealed)
-        if scale > 0:
-            scores = scores + scale * gumbel(scores.shape[1:], generators, scores.device)
-        drawn = scores.argmax(-1)
+        drawn = draw_codes(scores, log_probability, scale, generators, codebook)
         drawn_log_probability = log_probability.gather(-1, drawn[..., None])[..., 0]
         confidence = drawn_log_probability
         if scale > 0:

@@ -140,7 +140,8 @@ def test_fresh_landmark_model_prefers_codes_near_the_regressed_latent():
     torch.nn.init.zeros_(model.decoder.head.bias)
     latent = model.condition(features).latent
     nearest = torch.cdist(latent, model.latent_head.codebook.expand(3, -1, -1)).argmin(-1)
-    assert torch.equal(model.best(features).tokens, nearest)
+    nothing = torch.zeros(3, 6, dtype=torch.long)
+    assert torch.equal(model.logits(nothing, nothing.bool(), features).argmax(-1), nearest)
 
 
 @torch.no_grad()

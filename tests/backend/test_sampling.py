@@ -111,6 +111,27 @@ def test_frequencies_of_one_place_follow_the_noise_scale():
     torch.testing.assert_close(frequency, torch.softmax(logits / 0.5, 0), atol=0.03, rtol=0)
 
 
+def test_known_codes_are_answered_by_the_nearest_to_the_expected_one():
+    """Many near codes outweigh the single likeliest one."""
+    codebook = torch.tensor([[0.0], [1.0], [1.1], [1.2], [3.0]])
+    log_probability = torch.tensor([0.3, 0.2, 0.2, 0.2, 0.1]).log()
+    assert sampling.likeliest(log_probability, None) == 0
+    assert sampling.likeliest(log_probability, codebook) == 1  # expected 0.96
+
+
+def test_scale_pulls_sampled_codes_towards_the_expected_one():
+    codebook = torch.arange(-10, 11).float()[:, None]
+    log_probability = torch.full((1, 1, 21), -torch.inf)
+    log_probability[..., [0, 20]] = 0.5 * torch.ones(2).log() - torch.tensor(2.0).log()
+    scores = log_probability.expand(200, 1, 21)
+    spreads = []
+    for scale in (0.0, 0.3, 0.7, 1.0, 2.0):
+        generators = [sampling.row_generator(0, row) for row in range(200)]
+        drawn = sampling.draw_codes(scores, scores, scale, generators, codebook)
+        spreads.append(codebook[drawn].abs().mean().item())
+    assert spreads == pytest.approx([0.0, 3.0, 7.0, 10.0, 10.0], abs=0.01)
+
+
 def test_progress_ends_at_one_and_may_cancel(model, features):
     seen = []
     model.sample(features, 2, steps=4, progress=seen.append)

@@ -27,7 +27,8 @@ class Bank:
 
     rotations (N, J, 6) float16 and shape (N, S) float16: the pose, for `Body.skin`. root (N, 3, 3): its root rotation.
     landmarks (N, 33, 3), joints (N, 22, 3): MediaPipe's landmarks and the 22 usual joints.
-    tokens (N, T) int16 and latents (N, T, D) float16 of a tokenizer, or None before `tokenise`.
+    tokens (N, T) int16 of a tokenizer and their codes, latents (N, T, D) float16, or None before `tokenise`: the codes
+    and not what the encoder says, which may lie well outside of them, where nothing decodes.
     """
 
     rotations: Tensor
@@ -93,8 +94,9 @@ def tokenise(bank: Bank, body: Body, tokenizer: MeshVQVAE, chunk: int = 500) -> 
     for start in tqdm(range(0, len(bank), chunk), desc="tokens"):
         rotations, shape = bank.posed(start, start + chunk)
         latent = tokenizer.encode_points(posing.canonical_skin(rotations.to(device), shape.to(device)))
-        tokens.append(tokenizer.quantise(latent)[0].to(torch.int16).cpu())
-        latents.append(latent.half().cpu())
+        token, quantised, _ = tokenizer.quantise(latent)
+        tokens.append(token.to(torch.int16).cpu())
+        latents.append(quantised.half().cpu())
     return Bank(
         bank.rotations, bank.shape, bank.root, bank.landmarks, bank.joints, torch.cat(tokens), torch.cat(latents)
     )
