@@ -92,6 +92,13 @@ def show_all(collection):
     return True
 
 
+def draw():
+    """Draw the whole window now: on a busy machine it may be far behind."""
+    with over_view():
+        bpy.ops.wm.redraw_timer(type="DRAW_WIN_SWAP", iterations=2)
+    return True
+
+
 class Ticks:
     """The longest time between two ticks: how long Blender did not answer."""
 
@@ -120,4 +127,5 @@ def tick():
 
 
 bpy.context.preferences.view.show_splash = False
+bpy.context.preferences.view.smooth_view = 0
 bpy.app.timers.register(tick, first_interval=1.0, persistent=True)

@@ -116,3 +116,20 @@ def test_results_stand_beside_each_other(blender, photo):
         spans.append((min(xs), max(xs)))
     spans.sort()
     assert all(left[1] < right[0] for left, right in pairwise(spans))
+
+
+def test_what_goes_back_to_the_backend_is_what_came_from_it(blender, person, tmp_path):
+    """Also after a re-roll, and after the file was saved and opened."""
+    from fake_recoverer import FakeRecoverer
+    from mega_mesh_recovery.blender_addon.scene import person as scene_person
+
+    found = FakeRecoverer().recover(np.full((60, 80, 3), 9), hypotheses=3, seed=12).people[1]
+    name = person.name
+    scene_person.replace(person, vars(found))
+    blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "a.blend"))
+    blender.ops.wm.open_mainfile(filepath=str(tmp_path / "a.blend"))
+    state = scene_person.state(blender.data.objects[name], 2)
+    for each in ("tokens", "log_probability", "rotation", "translation", "vertices"):
+        np.testing.assert_allclose(state[each], getattr(found, each)[2:3], atol=1e-5)
+    for each in ("box", "landmarks", "landmarks_3d"):
+        np.testing.assert_allclose(state[each], getattr(found, each))

@@ -95,7 +95,8 @@ class Window:
         """Kept in $MEGA_SCREENSHOTS, where that is set."""
         folder = os.environ.get("MEGA_SCREENSHOTS")
         if folder:
-            time.sleep(1.5)
+            self.ask("draw()")
+            time.sleep(0.5)
             subprocess.run(["scrot", "-o", str(Path(folder) / f"{name}.png")], env=self.environment, check=True)
 
     @property
