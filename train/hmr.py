@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from mega_backend.model.mega import Mega
 from mega_backend.model.prior import LandmarkRegressor, Regression
 from mega_backend.rotations import matrix_from_6d
-from train import metrics
+from train import figures, metrics
 from train.config import Config, load, parser, peek
 from train.data import views
 from train.data.bank import Bank
@@ -312,6 +313,14 @@ class MaskedTask(ViewTask):
                 f"{name}_degrees": float(degrees(condition.rotation_6d, batch["rotation"]).median()),
             }
         return results
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Held-out bodies: the truth as the tokenizer has it, the likeliest answer, a sample."""
+        batch = self.held_out(3, VALIDATION["whole"])
+        condition = self.model.condition(batch["features"])
+        shown = [batch["tokens"], self.model.best(condition).tokens, self.model.sample(condition, 1)[:, 0]]
+        columns = [self.tokenizer.decode(tokens).cpu().numpy() for tokens in shown]
+        return {"truth_likeliest_sample": figures.compare(columns, self._body().faces.numpy())}
 
     def _body(self) -> nn.Module:
         from mega_backend.body import Body

@@ -183,7 +183,7 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
             done = step + 1
             if writer and done % config.log_every == 0:
                 values = {"loss": loss.detach(), **scalars}
-                values = {k: float(v) for k, v in values.items()}
+                values = {k: float(v.detach() if isinstance(v, Tensor) else v) for k, v in values.items()}
                 bar.set_postfix({k: f"{v:.4g}" for k, v in list(values.items())[:4]})
                 for name, value in values.items():
                     writer.add_scalar(f"train/{name}", value, done)

@@ -27,6 +27,7 @@ from mega_backend.body import Body
 from mega_backend.tokenizer.hierarchy import Hierarchy, fit_lift
 from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE
 from train import config as configuration
+from train import figures
 from train.config import Config
 from train.data.bodies import BodySampler
 from train.loop import Batch, LoopConfig, Task, step_generator, train
@@ -151,6 +152,7 @@ class Tokenizer(Task):
         self._sampler = sampler(self._posing, "train")
         held_out = sampler(body, "val").sample(256, step_generator(config.loop.seed, 1, 2**16))
         self._held_out = body.canonical_skin(held_out["rotations"], held_out["shape"])
+        self._faces = body.faces.cpu().numpy()
         self._blocks: dict[tuple[int, int], Tensor] = {}
         self.register_buffer("mass", point_mass(self.model), persistent=False)
         # The last layer's lists are sorted by distance: the tokens nearest to every point.
@@ -233,6 +235,16 @@ class Tokenizer(Task):
         latent = torch.cat((latent[:-count], torch.where(own[..., None], z, z.roll(1, 0))))
         points = torch.cat((points[:-count], torch.where(mine[..., None], x, x.roll(1, 0))))
         return latent, points, torch.cat((weight[:-count], weight[-count:] * agree))
+
+    @torch.no_grad()
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Held-out bodies (left) and what comes out again (right)."""
+        bodies = self._held_out[:3].to(self.mass.device)
+        latent = self.model.latent(bodies)
+        if self.quantising and self.settings.quantisers:
+            latent = self.model.quantise(latent)[1]
+        columns = [vertices.cpu().numpy() for vertices in (bodies, self.model.decode_latent(latent))]
+        return {"reconstructed": figures.compare(columns, self._faces)}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
