@@ -8,6 +8,7 @@ The application is that of `mega serve`, one replica for each GPU; clients need 
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -81,6 +82,13 @@ def replica(arguments: Deployment, load: Callable[[], Any] | None = None) -> Any
     return create_app(recoverer, token=token, loopback=False, batcher=batcher)
 
 
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens: Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
 class _Rows(FileRecovery):
     """Ray Data's rows are dictionaries."""
 
@@ -102,8 +110,9 @@ def run_batch(
         raise BatchError("batches on a cluster need Ray: pip install 'mega-mesh-recovery[cluster]'") from None
     if not ray.is_initialized():
         try:
+            _knock(address)
             ray.init(address=address, logging_level="warning", log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise BatchError(f"there is no Ray cluster at {address} ({error}): start one with `ray start`") from error
     total = ray.cluster_resources()
     most = workers or max(1, int(total.get("GPU", 0) // gpus if gpus else total.get("CPU", 1)))
