@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import torch
 
+# Where codes have places, conditional samples keep all of their spread until the last step. By this factor the best of 25
+# was better than one sample, on validation bodies: 1: 16 %, 2: 18–21 %, 3: 19–22 %; the best itself hardly changed.
+SPREAD = 4.0
 Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -73,9 +76,7 @@ def draw_codes(
     """Sampled codes (R, T) from scores (R, T, K), less and less random as `scale` goes to zero.
 
     As published: arg-max under Gumbel noise of that scale. With a codebook (K, D): a code is drawn at full randomness
-    and pulled towards the expected one, to the share 2 · scale (at most 1) of its distance; the nearest code counts.
-    Twice, because all of the spread in the first half of the steps measured best: at temperature 1 the best of 25 was
-    21 % better than one sample, against 16 % with once, and no worse itself.
+    and pulled towards the expected one, to the share `scale` (at most 1) of its distance; the nearest code counts.
     """
     if scale <= 0:
         return likeliest(log_probability, codebook)
@@ -84,7 +85,7 @@ def draw_codes(
         return (scores + scale * noise).argmax(-1)
     expected = log_probability.exp() @ codebook
     drawn = codebook[(scores + noise).argmax(-1)]
-    return nearest_code(expected + min(2 * scale, 1.0) * (drawn - expected), codebook)
+    return nearest_code(expected + min(scale, 1.0) * (drawn - expected), codebook)
 
 
 def generate(
@@ -115,6 +116,8 @@ def generate(
         scores = (first if step == 1 else logits(tokens, visible)).float()
         log_probability = torch.log_softmax(scores, dim=-1)
         scale = noise_scale(step, steps, temperature, annealed)
+        if codebook is not None and not annealed:
+            scale *= SPREAD
         drawn = draw_codes(scores, log_probability, scale, generators, codebook)
         drawn_log_probability = log_probability.gather(-1, drawn[..., None])[..., 0]
         confidence = drawn_log_probability
