@@ -249,6 +249,20 @@ def _batch(options: argparse.Namespace) -> int:
     return batch(options)
 
 
+def _video_arguments(parser: argparse.ArgumentParser) -> None:
+    from .video.command import add_arguments
+
+    add_arguments(parser)
+    _sampling_arguments(parser, hypotheses=5, steps=5, temperature=1.0)
+    _model_arguments(parser)
+
+
+def _video(options: argparse.Namespace) -> int:
+    from .video.command import main as video
+
+    return video(options)
+
+
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
     from .importing import add_import_arguments
 
@@ -277,6 +291,7 @@ COMMANDS = {
     "recover": Command("recover the people in pictures as meshes", _recover_arguments, _recover),
     "random": Command("make up people out of nothing", _random_arguments, _random),
     "resample": Command("keep parts of a result's bodies and draw the rest anew", _resample_arguments, _resample),
+    "video": Command("recover the moving people of a clip", _video_arguments, _video),
     "batch": Command("recover all pictures of a folder, here or on a cluster", _batch_arguments, _batch),
     "info": Command("say what is installed and what the model is", _info_arguments, _info),
     "import": Command("make a model folder of the authors' files", _import_arguments, _import),

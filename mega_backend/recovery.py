@@ -163,6 +163,12 @@ class Recoverer:
         progress(1.0, _people_text(len(found)))
         return Recovery(size, focal_length, results, self.faces, meta)
 
+    def recover_video(self, clip: Any, **options: Any) -> Any:
+        """The people of each frame of a clip, followed and smooth: see `video.recover.recover_video`."""
+        from .video.recover import recover_video
+
+        return recover_video(self, clip, **options)
+
     def resample(
         self,
         recovery: Recovery,

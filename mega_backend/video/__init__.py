@@ -1,1 +1,1 @@
-"""Clips: people followed over the frames, hypotheses chosen along time, motion smoothed. The camera must stand still."""
+"""Clips: people followed over the frames, hypotheses chosen along time, smooth motion. The camera must stand still."""

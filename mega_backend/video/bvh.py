@@ -1,0 +1,93 @@
+"""Motion as BVH: a skeleton with the bone names that retargeting tools know. Centimetres, y up, at rest a T-pose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+
+if TYPE_CHECKING:
+    from mega_backend.body import Body
+
+    from .motion import TrackedPerson
+
+_LIMBS = (("UpLeg", "upperleg01", "upperleg02", "Hips"), ("Leg", "lowerleg01", "lowerleg01", "UpLeg"),
+          ("Foot", "foot", "foot", "Leg"), ("ToeBase", "toe2-1", "toe2-1", "Foot"),
+          ("Shoulder", "clavicle", "clavicle", "Spine4"), ("Arm", "upperarm01", "upperarm02", "Shoulder"),
+          ("ForeArm", "lowerarm01", "lowerarm01", "Arm"), ("Hand", "wrist", "wrist", "ForeArm"))  # fmt: skip
+_TO_Y_UP = np.diag([1.0, -1.0, -1.0])
+
+
+def _skeleton() -> list[tuple[str, str, str, str | None]]:
+    """(name, bone whose head it has, bone whose rotation, parent's name), parents first. Twist bones are left out."""
+    result = [("Hips", "root", "root", None)]
+    spine = ["Hips", "Spine", "Spine1", "Spine2", "Spine3", "Spine4", "Neck", "Neck1", "Neck2", "Head"]
+    bones = ["spine05", "spine04", "spine03", "spine02", "spine01", "neck01", "neck02", "neck03", "head"]
+    result += [(name, bone, bone, parent) for name, bone, parent in zip(spine[1:], bones, spine, strict=False)]
+    for side in ("Left", "Right"):
+        for name, head, turn, parent in _LIMBS:
+            owner = parent if parent in ("Hips", "Spine4") else side + parent
+            result.append((side + name, f"{head}.{side[0]}", f"{turn}.{side[0]}", owner))
+    return result
+
+
+def bvh(people: Sequence[TrackedPerson], body: Body, frame_time: float) -> str:
+    """The motion of one person, one entry for each frame, as the text of a BVH file.
+
+    frame_time: seconds from frame to frame. The last entry's body shape is that of all frames.
+    """
+    skeleton = _skeleton()
+    names = [name for name, *_ in skeleton]
+    bone = {name: number for number, name in enumerate(body.joint_names)}
+    parents = [-1 if parent is None else names.index(parent) for *_, parent in skeleton]
+    shape = torch.as_tensor(people[-1].shape)[None]
+    heads = body.heads(shape)
+    t_pose = body.t_pose(heads)[0].double().numpy()
+    heads = heads[0].double().numpy()
+    # Where the bones' heads lie in the T-pose, joint by joint down the whole skeleton.
+    posed = np.zeros_like(heads)
+    for joint, parent in enumerate(body.parents):
+        if parent >= 0:
+            posed[joint] = posed[parent] + t_pose[parent] @ (heads[joint] - heads[parent])
+    places = np.stack([posed[bone[head]] for _, head, _, _ in skeleton])
+    children = [[c for c, p in enumerate(parents) if p == number] for number in range(len(skeleton))]
+    order: list[int] = []
+    lines = ["HIERARCHY"]
+
+    def write(number: int, depth: int) -> None:
+        order.append(number)
+        pad = "  " * depth
+        root = parents[number] < 0
+        offset = np.zeros(3) if root else 100 * (places[number] - places[parents[number]])
+        position = "6 Xposition Yposition Zposition" if root else "3"
+        lines.append(f"{pad}{'ROOT' if root else 'JOINT'} {names[number]}")
+        lines.append(pad + "{")
+        lines.append(f"{pad}  OFFSET {_row(offset)}")
+        lines.append(f"{pad}  CHANNELS {position} Zrotation Xrotation Yrotation")
+        for child in children[number]:
+            write(child, depth + 1)
+        if not children[number]:
+            lines.append(f"{pad}  End Site")
+            lines.append(pad + "  {")
+            end = np.array([0.0, 10.0, 0.0]) if names[number] == "Head" else offset / np.linalg.norm(offset) * 8
+            lines.append(f"{pad}    OFFSET {_row(end)}")
+            lines.append(pad + "  }")
+        lines.append(pad + "}")
+
+    write(0, 0)
+    turns = [bone[turn] for _, _, turn, _ in skeleton]
+    lines += ["MOTION", f"Frames: {len(people)}", f"Frame Time: {frame_time:.6f}"]
+    for person in people:
+        world = _TO_Y_UP @ person.rotations[turns].astype(np.float64)
+        local = np.stack([w if p < 0 else world[p].T @ w for w, p in zip(world, parents, strict=True)])
+        angles = Rotation.from_matrix(local).as_euler("ZXY", degrees=True)
+        place = 100 * _TO_Y_UP @ (heads[0] + person.translation)
+        lines.append(" ".join([_row(place), *(_row(angles[number]) for number in order)]))
+    return "\n".join(lines) + "\n"
+
+
+def _row(numbers: np.ndarray) -> str:
+    return " ".join(f"{number:.4f}" for number in numbers)

@@ -1,0 +1,76 @@
+"""Sightings to motion with the bundled model: every frame once, gaps filled, bones of one length."""
+
+import numpy as np
+import pytest
+from people_fixture import SIZE, detections
+
+import mega_backend
+from mega_backend.video.command import save
+from mega_backend.video.motion import MotionOptions, MotionSolver, standing
+from mega_backend.video.tracking import Sighting
+
+
+@pytest.fixture(scope="module")
+def walked():
+    """Somebody sliding to the right for two seconds, unseen for half a second of them."""
+    recoverer = mega_backend.load()
+    body, rng = detections(1)[0], np.random.default_rng(0)
+    frames = []
+    for index in range(16):
+        landmarks = body.landmarks.copy()
+        landmarks[:, :2] += np.array([12.0 * index, 0]) + rng.normal(0, 1, (33, 2))
+        box = np.concatenate([landmarks[:, :2].min(0), landmarks[:, :2].max(0)])
+        seen = [] if 7 <= index < 11 else [(1, Sighting(box, landmarks, body.landmarks_3d))]
+        frames.append((index, index / 8, seen))
+    solver = MotionSolver(recoverer, SIZE, options=MotionOptions(hypotheses=2))
+    early = solver.push(frames[:8]) + solver.push(frames[8:])
+    return recoverer, early + solver.finish()
+
+
+def test_every_frame_comes_once_and_gaps_are_filled(walked):
+    _, results = walked
+    assert [frame.index for frame in results] == list(range(16))
+    assert all([person.track for person in frame.people] == [1] for frame in results)
+    assert [frame.people[0].hypothesis < 0 for frame in results] == [7 <= i < 11 for i in range(16)]
+    across = np.array([frame.people[0].joints[0, 0] / frame.people[0].joints[0, 2] for frame in results])
+    assert (np.diff(across) > 0).all()
+
+
+def test_one_body_and_rotations_that_are_rotations(walked):
+    _, results = walked
+    people = [frame.people[0] for frame in results]
+    thighs = [np.linalg.norm(person.joints[4] - person.joints[1]) for person in people]
+    assert np.ptp(thighs) < 0.02
+    turned = np.stack([person.rotations for person in people])
+    assert np.allclose(turned @ turned.swapaxes(-1, -2), np.eye(3), atol=1e-4)
+
+
+def test_files(walked, tmp_path):
+    recoverer, results = walked
+    (path,) = save(results, tmp_path / "walk.npz", recoverer.body, 0.125)
+    with np.load(path) as arrays:
+        assert len(arrays["frame"]) == len(arrays["frame_index"]) == 16
+        assert np.allclose(arrays["joints"][3], results[3].people[0].joints)
+    (path,) = save(results, tmp_path / "walk.bvh", recoverer.body, 0.125)
+    text = path.read_text()
+    channels = 3 * text.count("JOINT") + 6
+    numbers = text.split("Frame Time: 0.125000\n")[1].splitlines()
+    assert len(numbers) == 16 and {len(line.split()) for line in numbers} == {channels}
+    assert "ROOT Hips" in text and "JOINT LeftForeArm" in text and text.count("{") == text.count("}")
+
+
+def test_smoothing_must_be_known():
+    with pytest.raises(ValueError, match="off, light, strong"):
+        MotionOptions(smoothing="much")
+
+
+def test_a_foot_stands_while_it_keeps_its_place():
+    body = detections(1)[0]
+    sightings = []
+    for index in range(20):
+        landmarks = body.landmarks.copy()
+        landmarks[[29, 31], 0] += 12.0 * max(0, index - 10)
+        sightings.append(Sighting(body.box, landmarks, body.landmarks_3d))
+    times = np.arange(20) / 10
+    assert standing(times, sightings, (29, 31))[:8].all() and not standing(times, sightings, (29, 31))[13:].any()
+    assert standing(times, sightings, (30, 32)).all()
