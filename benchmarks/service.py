@@ -239,7 +239,7 @@ def mixed(pictures: list[bytes], server: Server) -> Iterator[Message]:
         if person:
             state = {name: person[0][name] for name in protocol.PERSON_STATE}
             values = ResampleParameters(
-                hypotheses=2, keep=("left_leg",), seed=seed, picture_width=900, picture_height=700
+                hypotheses=2, keep=("torso",), seed=seed, picture_width=900, picture_height=700
             )
             yield protocol.request(values, **state)
 
