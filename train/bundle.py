@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mega_backend import checkpoint
 from mega_backend.model.mega import Mega
 from train.hmr import averaged_state
@@ -22,14 +24,15 @@ def bundle(
     source = checkpoint.load(tokenizer)
     model = Mega.from_config(config)
     model.load_state_dict(averaged_state(run, "model."))
-    steps = {"stage": "hmr", "model": config}
+    saved = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    stage = {"stage": "hmr masked", "steps": saved["step"], "weights": "averaged" if saved["ema"] else "last"}
     settings = {
         "format": checkpoint.FORMAT,
         "name": name,
         "body": source.config["body"],
         "tokenizer": source.tokenizer.config,
         "model": model.config,
-        "provenance": [*source.config["provenance"], steps],
+        "provenance": [*source.config["provenance"], stage],
         "precision": precision,
     }
     return checkpoint.save(output, settings, checkpoint.collect_state(None, source.tokenizer, model))

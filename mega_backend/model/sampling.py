@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import torch
 
-# Where codes have places, conditional samples keep all of their spread until the last step. By this factor the best of 25
-# was better than one sample, on validation bodies: 1: 16 %, 2: 18–21 %, 3: 19–22 %; the best itself hardly changed.
+# Where codes have places, conditional samples keep all of their spread until the last step. By this factor the best of
+# 25 was better than one sample, on validation bodies: 1: 16 %, 2: 18–21 %, 3: 19–22 %; the best itself hardly changed.
 SPREAD = 4.0
 Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
