@@ -443,7 +443,7 @@ def test_sigterm_finishes_or_cancels_what_runs_and_exits_0(grace, ending):
             with pytest.raises(BackendError, match="was stopped before this was done; start it again") as stopped:
                 list(stream)
             assert stopped.value.status == 503
-        assert process.wait(15) == 0
+        assert process.wait(30) == 0
     finally:
         process.kill()
         process.communicate()
