@@ -37,6 +37,9 @@ def write(folder: Path) -> Path:
         )
         with torch.no_grad():
             model.prior.pose.weight.normal_(0, 1e-3)
+            # As a trained model has it: the codes' places, and roughly how well they are known.
+            model.latent_head.codebook.copy_(tokenizer.codebook)
+            model.latent_head.precision.mul_(0.1)
     config = {
         "format": 1,
         "name": "tiny",
