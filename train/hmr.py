@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from mega_backend.model.mega import Mega
 from mega_backend.model.prior import LandmarkRegressor, Regression
+from mega_backend.model.sampling import likeliest
 from mega_backend.rotations import matrix_from_6d
 from train import figures, metrics
 from train.config import Config, load, parser, peek
@@ -171,7 +172,7 @@ class RegressorTask(ViewTask):
             batch = self.held_out(options=options)
             regression = self.regressor(batch["features"])
             losses = self.losses(regression, batch)
-            results |= {f"{name}_{key}": float(value) for key, value in losses.items()}
+            results |= {f"{name}_{key}": float(value.detach()) for key, value in losses.items()}
             results[f"{name}_degrees"] = float(degrees(regression.rotation_6d, batch["rotation"]).median())
             if self.bank.tokens is None:
                 results[f"{name}_surface_pa"] = float(
@@ -304,7 +305,7 @@ class MaskedTask(ViewTask):
             condition = self.model.condition(batch["features"])
             hidden = torch.zeros_like(batch["tokens"], dtype=torch.bool)
             logits = self.model.logits(batch["tokens"], hidden, condition).float()
-            vertices = self.tokenizer.decode(logits.argmax(-1))
+            vertices = self.tokenizer.decode(likeliest(logits.log_softmax(-1), self.model.codebook))
             joints = body.joints(vertices, "body22")[:, metrics.BODY22_TO_LSP14]
             truth = batch["joints"][:, metrics.BODY22_TO_LSP14]
             results |= {
