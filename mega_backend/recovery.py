@@ -14,7 +14,7 @@ from .model.conditioning import landmark_features
 from .people import Crop, square_crop
 from .refinement import Evidence, Held, Refiner
 from .result import LANDMARKS, Person, Recovery
-from .rig import Rig
+from .rig import Rig, nearest_rotation
 from .rotations import matrix_from_6d
 
 Progress = Callable[[float, str], None]
@@ -436,9 +436,12 @@ class Recoverer:
         vertices = turned + translations[:, None]
         rotations = np.repeat(rotation[None].astype(np.float32), count, axis=0)
         if refine and self._refiner is not None:
-            vertices, rotations = self._refined(vertices, landmarks, fit, anchor)
+            vertices = self._refined(vertices, landmarks, fit, anchor)
             translations = vertices.mean(axis=1)
-            canonical = (vertices - translations[:, None]) @ rotations
+            # The rotation belongs to the tokens' mesh, so that whoever draws some of them anew starts from this pose.
+            centred = vertices - translations[:, None]
+            rotations = nearest_rotation(torch.as_tensor(centred.transpose(0, 2, 1) @ canonical)).numpy()
+            canonical = centred @ rotations
         aligned = canonical if anchor is None else vertices
         return Person(
             box=np.asarray(box, np.float32),
@@ -459,8 +462,8 @@ class Recoverer:
         landmarks: np.ndarray,
         fit: tuple[Crop, float, tuple[int, int]] | None,
         anchor: tuple[np.ndarray, np.ndarray] | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Vertices (N, V, 3) and root rotations (N, 3, 3) of the rigs under the meshes (N, V, 3), on the landmarks."""
+    ) -> np.ndarray:
+        """Vertices (N, V, 3) of the rigs under the meshes (N, V, 3), moved onto the landmarks."""
         count = len(vertices)
 
         def tensor(array: Any) -> torch.Tensor:
@@ -486,7 +489,7 @@ class Recoverer:
             pose = self._refiner.rig.fit(tensor(vertices))
             if fit is not None or held is not None:
                 pose = self._refiner.refine(pose, evidence, held)
-            return pose.vertices(self.body).cpu().numpy(), pose.rotations[:, 0].cpu().numpy()
+            return pose.vertices(self.body).cpu().numpy()
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:
         """Canonical vertices (N, V, 3) float32 of tokens (N, T)."""

@@ -186,7 +186,7 @@ class Rig:
         source = source - grouped[..., None] * source_mean[:, None]
         covariance = torch.einsum("bpx,bpgy->bgxy", targets, source)
         covariance = covariance - torch.einsum("bgx,bpgy->bgxy", target_mean, source)
-        turned = _nearest_rotation(covariance)[:, self.group]
+        turned = nearest_rotation(covariance)[:, self.group]
         rotations = turned @ body.t_pose(heads).mT
         aligned = replace(pose, rotations=rotations)
         value = self.linearise(points, aligned).points
@@ -222,7 +222,7 @@ class Rig:
         return self.moved(pose, change)
 
 
-def _nearest_rotation(matrix: Tensor) -> Tensor:
+def nearest_rotation(matrix: Tensor) -> Tensor:
     """The rotation R that maximises trace(Rᵀ M), for matrices (…,3,3)."""
     u, _, v = torch.linalg.svd(matrix)
     sign = torch.linalg.det(u @ v).sign()
