@@ -225,6 +225,8 @@ def load(server: Server, options: argparse.Namespace) -> None:
         print(f"  PROBLEM {problem}")
     warm = [value for at, value in memory if at - started > options.seconds * 0.3]
     middle = statistics.mean(warm)
+    quarters = [statistics.mean(part) for part in np.array_split(warm, 4)]
+    print("  memory by quarters of the time after warm-up: " + ", ".join(f"{value:.0f}" for value in quarters) + " MiB")
     print(f"  memory after warm-up {min(warm):.0f} to {max(warm):.0f} MiB: "
           f"-{100 * (1 - min(warm) / middle):.1f} % +{100 * (max(warm) / middle - 1):.1f} %")  # fmt: skip
 
@@ -238,9 +240,7 @@ def mixed(pictures: list[bytes], server: Server) -> Iterator[Message]:
         person = people_of(server.client.recover(picture.tobytes(), RecoverParameters(hypotheses=1, seed=seed)))
         if person:
             state = {name: person[0][name] for name in protocol.PERSON_STATE}
-            values = ResampleParameters(
-                hypotheses=2, keep=("torso",), seed=seed, picture_width=900, picture_height=700
-            )
+            values = ResampleParameters(hypotheses=2, keep=("torso",), seed=seed, picture_width=900, picture_height=700)
             yield protocol.request(values, **state)
 
 
