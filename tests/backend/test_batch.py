@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -76,6 +77,9 @@ def test_what_was_interrupted_goes_on(folder, tmp_path):
     for _ in range(3):
         next(running)
     running.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("mega-batch"):  # the picture that was in work is finished
+            thread.join(30)
     there = check(folder, results)
     assert 3 <= there < 12
     items, done = batch.plan(folder, results, settings)

@@ -150,6 +150,9 @@ def test_a_picture_does_not_wait_for_long_work(running):
         messages = iter(long)  # kept: its end would close the connection
         next(messages)
         assert any(m.kind == "done" for m in recover(served.client, 9, 0, steps=1))
+        end = time.monotonic() + 5
+        while served.jobs.running > 1 and time.monotonic() < end:  # the short one is being put away
+            time.sleep(0.01)
         assert served.jobs.running == 1, "the long request ended before the short one"
 
 
