@@ -1,5 +1,6 @@
 """Recoverer: picture → people → hypotheses. The one pipeline that command line, server and Python callers share."""
 
+import copy
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -64,7 +65,9 @@ class Recoverer:
             self._can_fit = _has_joints(self.body, "coco17")
         self._refiner: Refiner | None = None
         if isinstance(self.body, Body):
-            self._refiner = Refiner(Rig(self.body), self.body)
+            # Small batches of small solves: on the CPU whatever the model's device.
+            posing = copy.deepcopy(self.body).cpu()
+            self._refiner = Refiner(Rig(posing), posing)
 
     @classmethod
     def load(
@@ -467,7 +470,7 @@ class Recoverer:
         count = len(vertices)
 
         def tensor(array: Any) -> torch.Tensor:
-            return torch.as_tensor(np.asarray(array, np.float32), device=self.device)
+            return torch.as_tensor(np.asarray(array, np.float32))
 
         if fit is None:
             evidence = Evidence(tensor(np.zeros((count, LANDMARKS, 2))), tensor(np.zeros((count, LANDMARKS))), 1.0,
@@ -484,12 +487,12 @@ class Recoverer:
         held = None
         if anchor is not None:
             kept = np.repeat(anchor[0][None], count, axis=0)
-            held = Held(tensor(kept), torch.as_tensor(anchor[1], device=self.device))
+            held = Held(tensor(kept), torch.as_tensor(anchor[1]))
         with torch.no_grad():
             pose = self._refiner.rig.fit(tensor(vertices))
             if fit is not None or held is not None:
                 pose = self._refiner.refine(pose, evidence, held)
-            return pose.vertices(self.body).cpu().numpy()
+            return pose.vertices(self._refiner.rig.body).numpy()
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:
         """Canonical vertices (N, V, 3) float32 of tokens (N, T)."""
