@@ -134,7 +134,7 @@ class MotionSolver:
         self.recoverer, self.size = recoverer, size
         self.focal_length = focal_length or camera.default_focal_length(size)
         self.options = options or MotionOptions()
-        self.body = recoverer.body
+        self.body = recoverer._refiner.rig.body
         self._refiner = recoverer._refiner
         # A person's shape is settled over the clip; a frame then moves the bones alone.
         self._settled = Refiner.__new__(Refiner)
@@ -226,7 +226,7 @@ class MotionSolver:
         return result
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(array, np.float32), device=self.recoverer.device)
+        return torch.as_tensor(np.asarray(array, np.float32))
 
     def _evidence(self, sightings: Sequence[Sighting]) -> Evidence:
         landmarks = np.stack([sighting.landmarks for sighting in sightings])
