@@ -121,8 +121,22 @@ class Client:
         except protocol.ProtocolError as error:
             raise BackendError(str(error)) from error
 
-    def recover(self, picture: bytes, values: protocol.RecoverParameters, boxes: np.ndarray | None = None) -> Stream:
-        """People in an encoded picture (a file's bytes); `boxes` (P,4) in pixels chooses them, else all are found."""
+    def recover(
+        self, picture: bytes, values: protocol.RecoverParameters, boxes: np.ndarray | None = None,
+        found: dict[str, np.ndarray] | None = None,
+    ) -> Stream:  # fmt: skip
+        """People in an encoded picture (a file's bytes).
+
+        `boxes` (P,4) in pixels chooses them, `found` (`protocol.FOUND`) are some of those that `find` gave; else all
+        are found.
+        """
+        arrays = {"picture": np.frombuffer(picture, np.uint8)}
+        if boxes is not None:
+            arrays["boxes"] = np.asarray(boxes, np.float32)
+        return self.stream(protocol.request(values, **arrays, **(found or {})))
+
+    def find(self, picture: bytes, values: protocol.FindParameters, boxes: np.ndarray | None = None) -> Stream:
+        """Who is in an encoded picture, or in these boxes (P,4) of it: one message `people` with `protocol.FOUND`."""
         arrays = {"picture": np.frombuffer(picture, np.uint8)}
         if boxes is not None:
             arrays["boxes"] = np.asarray(boxes, np.float32)

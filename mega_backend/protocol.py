@@ -8,7 +8,7 @@ arrays:
 Nothing is ever pickled, and every size is checked before memory is taken for it. A request's body is one message (its
 fields are the parameters, its arrays the picture or the tokens); an answer is a stream of them:
 
-    queued*  progress*  scene  person*  (progress | person)*  done | error
+    queued*  progress*  scene  person*  (progress | person)*  done | error      (of /find: people, done)
 
 Endpoints are in `ENDPOINTS`. A front end compares `PROTOCOL` with the number that `/health` reports when it connects.
 """
@@ -21,7 +21,7 @@ import io
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -29,7 +29,7 @@ import numpy as np
 
 PROTOCOL: Final = 1
 ENDPOINTS: Final = {"health": "/health", "body": "/body", "recover": "/recover", "resample": "/resample",
-                    "random": "/random"}  # fmt: skip
+                    "random": "/random", "find": "/find"}  # fmt: skip
 CONTENT_TYPE: Final = "application/x-mega-messages"
 
 MAGIC: Final = b"MEGA"
@@ -166,10 +166,28 @@ class Sampling:
 
 @dataclass(frozen=True)
 class RecoverParameters(Sampling):
-    """`POST /recover`: arrays `picture` (bytes of an encoded picture, uint8) and optionally `boxes` (P,4) float."""
+    """`POST /recover`: arrays `picture` (bytes of an encoded picture, uint8) and optionally who is in it.
+
+    `boxes` (P,4) float, in pixels: one person is looked for in each. With `landmarks` and `landmarks_3d` (P,33,3) too,
+    as `/find` gave them, nobody is looked for.
+    """
 
     hypotheses: int = _bounded(5, 1, 1000)
 
+
+@dataclass(frozen=True)
+class FindParameters:
+    """`POST /find`: who is in a picture, before anybody is recovered. Arrays as for `/recover`: `picture`, `boxes`.
+
+    The answer's one message `people` has `FOUND` and `scores` (P,). `smallest` leaves out people smaller than this
+    fraction of the largest.
+    """
+
+    smallest: float = _bounded(0.0, 0.0, 1.0)
+
+
+FOUND: Final = ("boxes", "landmarks", "landmarks_3d")
+"""What is known of the people that were found in a picture: (P,4), (P,33,3), (P,33,3)."""
 
 PERSON_STATE: Final = ("box", "landmarks", "landmarks_3d", "tokens", "log_probability", "rotation", "translation",
                        "vertices")  # fmt: skip
@@ -199,7 +217,7 @@ class RandomParameters(Sampling):
     temperature: float = _bounded(1.3, 0.0, 10.0)
 
 
-P = TypeVar("P", bound=Sampling)
+P = TypeVar("P", bound=Sampling | FindParameters)
 
 
 def parameters(kind: type[P], fields: Mapping[str, Any]) -> P:
@@ -229,9 +247,10 @@ def _parameter(entry: dataclasses.Field, value: Any) -> Any:
     return value if whole else float(value)
 
 
-def request(values: Sampling, **arrays: np.ndarray) -> Message:
+def request(values: Sampling | FindParameters, **arrays: np.ndarray) -> Message:
     """The message that asks for something; its kind is the endpoint's name."""
-    kinds = {RecoverParameters: "recover", ResampleParameters: "resample", RandomParameters: "random"}
+    kinds = {RecoverParameters: "recover", ResampleParameters: "resample", RandomParameters: "random",
+             FindParameters: "find"}  # fmt: skip
     fields = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(values).items()}
     return Message(kinds[type(values)], fields, arrays)
 
@@ -251,6 +270,17 @@ def scene_message(recovery: Any) -> Message:
     size = [int(side) for side in recovery.picture_size]
     fields = {"picture_size": size, "focal_length": float(recovery.focal_length), "people": len(recovery.people)}
     return Message("scene", {**fields, "meta": recovery.meta})
+
+
+def people_message(picture_size: tuple[int, int], found: Sequence[Any]) -> Message:
+    """Who was found in a picture (`mega_backend.people.Detection`): its size, their boxes, landmarks and scores."""
+    shapes = {"box": (4,), "landmarks": (33, 3), "landmarks_3d": (33, 3), "score": ()}
+    arrays = {
+        name: np.array([getattr(person, name) for person in found], np.float32).reshape(-1, *shape)
+        for name, shape in shapes.items()
+    }
+    arrays["boxes"], arrays["scores"] = arrays.pop("box"), arrays.pop("score")
+    return Message("people", {"picture_size": [int(side) for side in picture_size]}, arrays)
 
 
 def topology_of(body: Any) -> BodyTopology:

@@ -12,7 +12,7 @@ import torch
 from . import __version__, camera, checkpoint, people, pictures
 from .body import Body
 from .model.conditioning import landmark_features
-from .people import Crop, square_crop
+from .people import Crop, Detection, square_crop
 from .refinement import Evidence, Held, Refiner
 from .result import LANDMARKS, Person, Recovery
 from .rig import Rig, nearest_rotation
@@ -106,6 +106,7 @@ class Recoverer:
         focal_length: float | None = None,
         smallest: float = 0.4,
         refine: bool = True,
+        found: Sequence[Detection] | None = None,
     ) -> Recovery:
         """Find the people in a picture and recover each one's mesh.
 
@@ -120,6 +121,7 @@ class Recoverer:
             smallest: leave out people smaller than this fraction of the largest.
             refine: fit the body's rig to each hypothesis and move it onto the landmarks (bodies with a rig only);
                 otherwise the meshes are what the tokens decode to.
+            found: people that `find` found in this picture: recover these instead of searching.
 
         Raises:
             PictureError: the picture cannot be used.
@@ -134,8 +136,9 @@ class Recoverer:
         image = pictures.read(picture)
         size = (image.shape[1], image.shape[0])
         focal_length = _focal_length(focal_length, size)
-        progress(0.05, "looking for people")
-        found = people.find(image, smallest=smallest) if boxes is None else people.find_in_boxes(image, boxes)
+        if found is None:
+            progress(0.05, "looking for people")
+            found = people.find(image, smallest=smallest) if boxes is None else people.find_in_boxes(image, boxes)
         progress(0.4, _people_text(len(found)))
         meta = self._meta(seed=seed, steps=steps, temperature=temperature, hypotheses=hypotheses)
         if not found:
@@ -165,6 +168,27 @@ class Recoverer:
             )
         progress(1.0, _people_text(len(found)))
         return Recovery(size, focal_length, results, self.faces, meta)
+
+    def find(
+        self,
+        picture: str | os.PathLike | bytes | np.ndarray,
+        boxes: np.ndarray | None = None,
+        smallest: float = 0.0,
+        progress: Progress | None = None,
+    ) -> list[Detection]:
+        """Who is in a picture, to choose from before anybody is recovered: pass some of them to `recover` as `found`.
+
+        Args:
+            picture, boxes, progress: as for `recover`.
+            smallest: leave out people smaller than this fraction of the largest.
+        """
+        progress = progress or _no_progress
+        progress(0.0, "reading the picture")
+        image = pictures.read(picture)
+        progress(0.1, "looking for people")
+        found = people.find(image, smallest=smallest) if boxes is None else people.find_in_boxes(image, boxes)
+        progress(1.0, _people_text(len(found)))
+        return found
 
     def recover_video(self, clip: Any, **options: Any) -> Any:
         """The people of each frame of a clip, followed and smooth: see `video.recover.recover_video`."""

@@ -19,8 +19,15 @@ from starlette.types import Receive, Scope, Send
 
 from mega_backend import __version__, pictures, protocol
 from mega_backend.batching import Batcher
-from mega_backend.protocol import Message, ProtocolError, RandomParameters, RecoverParameters, ResampleParameters
-from mega_backend.result import Person, Recovery, ResultError
+from mega_backend.protocol import (
+    FindParameters,
+    Message,
+    ProtocolError,
+    RandomParameters,
+    RecoverParameters,
+    ResampleParameters,
+)
+from mega_backend.result import LANDMARKS, Person, Recovery, ResultError
 from mega_backend.service import logs, openapi
 from mega_backend.service.gate import Gate
 from mega_backend.service.jobs import Job, Jobs, Progress, Work, sentence
@@ -182,11 +189,23 @@ def _add_work(app: FastAPI, state: State) -> None:
             message = await upload.message("recover")
             values = protocol.parameters(RecoverParameters, message.fields)
             _at_most("hypotheses", values.hypotheses, limits.hypotheses)
+            people = _people(message, limits)
+            picture = await _decoded(message, state)
+            del message
+            upload.lease.resize(picture.nbytes)
+            return upload.answer(recover_work(values, picture, people))
+
+    @app.post("/find", openapi_extra=openapi.request_of(FindParameters), **options)
+    async def find(request: Request) -> Response:
+        """Who is in a picture, to choose from."""
+        async with _Upload(request, state) as upload:
+            message = await upload.message("find")
+            values = protocol.parameters(FindParameters, message.fields)
             boxes = _boxes(message, limits)
             picture = await _decoded(message, state)
             del message
             upload.lease.resize(picture.nbytes)
-            return upload.answer(recover_work(values, picture, boxes))
+            return upload.answer(find_work(values, picture, boxes))
 
     @app.post("/resample", openapi_extra=openapi.request_of(ResampleParameters), **options)
     async def resample(request: Request) -> Response:
@@ -221,6 +240,26 @@ def _boxes(message: Message, limits: Limits) -> np.ndarray | None:
         raise ProtocolError("'boxes' must be (P,4) finite numbers: x0, y0, x1, y1 in pixels.")
     _at_most("boxes", len(boxes), limits.boxes)
     return boxes.astype(np.float64)
+
+
+def _people(message: Message, limits: Limits) -> dict[str, Any]:
+    """Who is to be recovered, as an argument of `Recoverer.recover`: in these boxes, or found before; else nothing."""
+    boxes = _boxes(message, limits)
+    rest = [message.arrays.get(name) for name in protocol.FOUND[1:]]
+    if all(each is None for each in rest):
+        return {} if boxes is None else {"boxes": boxes}
+    for name, array in zip(protocol.FOUND[1:], rest, strict=True):
+        shape = (0 if boxes is None else len(boxes), LANDMARKS, 3)
+        # The detector's own estimate may be missing, which is written as NaN.
+        fits = array is not None and array.dtype.kind == "f" and array.shape == shape
+        if not fits or not (name == "landmarks_3d" or np.isfinite(array).all()):
+            raise ProtocolError(
+                f"{name!r} must be (P,{LANDMARKS},3) finite numbers beside 'boxes' (P,4), as /find gave."
+            )
+    from mega_backend.people import Detection
+
+    arrays = [each.astype(np.float32) for each in (boxes, *rest)]
+    return {"found": [Detection(*person, score=1.0) for person in zip(*arrays, strict=True)]}
 
 
 async def _decoded(message: Message, state: State) -> np.ndarray:
@@ -268,16 +307,25 @@ def recovery_of(values: ResampleParameters, message: Message) -> Recovery:
 # What the endpoints do, on a job's thread
 
 
-def recover_work(values: RecoverParameters, picture: np.ndarray, boxes: np.ndarray | None) -> Work:
-    """People of a decoded picture (H,W,3)."""
+def recover_work(values: RecoverParameters, picture: np.ndarray, people: dict[str, Any]) -> Work:
+    """People of a decoded picture (H,W,3); `people` is what else `Recoverer.recover` is told of them."""
 
     def work(recoverer: Any, progress: Progress) -> Iterator[Message]:
-        extra = {} if boxes is None else {"boxes": boxes}
         recovery = recoverer.recover(
             picture, hypotheses=values.hypotheses, seed=values.seed, steps=values.steps,
-            temperature=values.temperature, progress=progress, **extra,
+            temperature=values.temperature, progress=progress, **people,
         )  # fmt: skip
         yield from result_messages(recovery)
+
+    return work
+
+
+def find_work(values: FindParameters, picture: np.ndarray, boxes: np.ndarray | None) -> Work:
+    """Who is in a decoded picture (H,W,3)."""
+
+    def work(recoverer: Any, progress: Progress) -> Iterator[Message]:
+        found = recoverer.find(picture, boxes=boxes, smallest=values.smallest, progress=progress)
+        yield protocol.people_message((picture.shape[1], picture.shape[0]), found)
 
     return work
 

@@ -9,15 +9,16 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from mega_backend import protocol
-from mega_backend.protocol import RandomParameters, RecoverParameters, ResampleParameters, Sampling
+from mega_backend.protocol import FindParameters, RandomParameters, RecoverParameters, ResampleParameters, Sampling
 
 DESCRIPTION = f"""Photographs to body meshes.
 
 Requests and answers are *messages* (`{protocol.CONTENT_TYPE}`): the bytes `MEGA`, the length of a header (uint32,
 little endian), the header (JSON: `kind`, `fields`, and `arrays`: a list of names and sizes), and the arrays as `.npy`
 files. A request is one message whose kind is the endpoint's name and whose fields are its parameters (see
-`RecoverParameters`, `ResampleParameters`, `RandomParameters`). An answer is a stream: `queued`, `progress`, `scene`,
-one `person` each, and `done`, or `error` with `status` and `text`. Closing the connection stops the work.
+`RecoverParameters`, `ResampleParameters`, `RandomParameters`, `FindParameters`). An answer is a stream: `queued`,
+`progress`, `scene`, one `person` each (of `/find` one message `people`), and `done`, or `error` with `status` and
+`text`. Closing the connection stops the work.
 """
 
 _SENTENCES = {
@@ -56,13 +57,13 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return answers
 
 
-def request_of(kind: type[Sampling]) -> dict[str, Any]:
+def request_of(kind: type[Sampling | FindParameters]) -> dict[str, Any]:
     """The request body of an endpoint with these parameters."""
     text = f"One message whose fields are `{kind.__name__}`. {(kind.__doc__ or '').strip()}"
     return {"requestBody": {"required": True, "description": text, "content": _BINARY}}
 
 
-def fields_of(kind: type[Sampling]) -> dict[str, Any]:
+def fields_of(kind: type[Sampling | FindParameters]) -> dict[str, Any]:
     """The JSON schema of a request message's fields."""
     properties: dict[str, Any] = {}
     for entry in dataclasses.fields(kind):
@@ -84,7 +85,7 @@ def schema(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = made.setdefault("components", {}).setdefault("schemas", {})
-        for kind in (RecoverParameters, ResampleParameters, RandomParameters):
+        for kind in (RecoverParameters, ResampleParameters, RandomParameters, FindParameters):
             schemas[kind.__name__] = fields_of(kind)
         made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         made["security"] = [{"token": []}, {}]

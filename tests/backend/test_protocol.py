@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from mega_backend import protocol
-from mega_backend.protocol import Message, ProtocolError, RandomParameters, RecoverParameters, ResampleParameters
+from mega_backend.protocol import (
+    FindParameters,
+    Message,
+    ProtocolError,
+    RandomParameters,
+    RecoverParameters,
+    ResampleParameters,
+)
 
 dtypes = st.sampled_from([np.dtype(text) for text in sorted(protocol.ARRAY_TYPES)])
 arrays = dtypes.flatmap(lambda dtype: npst.arrays(dtype, npst.array_shapes(min_dims=0, max_dims=4, min_side=0)))
@@ -99,7 +106,7 @@ def test_parts_to_keep_are_known_ones():
 
 
 def test_each_request_names_its_endpoint():
-    for values in (RecoverParameters(), ResampleParameters(keep=("head",)), RandomParameters()):
+    for values in (RecoverParameters(), ResampleParameters(keep=("head",)), RandomParameters(), FindParameters(0.5)):
         message = protocol.request(values)
         assert message.kind in protocol.ENDPOINTS
         json.dumps(message.fields)

@@ -54,6 +54,18 @@ def test_shapes_and_geometry(tiny, crowd):
         assert np.allclose(person.joints, tiny._joints(person.vertices, "body22"), atol=1e-5)
 
 
+def test_those_who_were_found_are_chosen_from(tiny, crowd, monkeypatch):
+    """Find, choose, recover is the same as recover, for whom one chose."""
+    crowd(3)
+    everybody = tiny.recover(BLANK, hypotheses=2, seed=1, refine=False)
+    found = tiny.find(BLANK)
+    monkeypatch.setattr(people, "find", lambda *_, **__: pytest.fail("looked again"))
+    chosen = tiny.recover(BLANK, hypotheses=2, seed=1, refine=False, found=found[:1])
+    assert len(found) == 3 and len(chosen.people) == 1
+    np.testing.assert_allclose(chosen.people[0].vertices, everybody.people[0].vertices, atol=1e-4)
+    assert not tiny.recover(BLANK, found=[]).people
+
+
 def test_placed_on_the_landmarks(tiny, crowd):
     """Whatever the shape, the body lies where the person is: its middle within a few pixels of the landmarks'."""
     crowd(3)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from mega_backend import protocol, server
 from mega_backend.client import BackendError, Client, Stopped
-from mega_backend.protocol import Message, RandomParameters, RecoverParameters, ResampleParameters
+from mega_backend.protocol import FindParameters, Message, RandomParameters, RecoverParameters, ResampleParameters
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,6 +83,39 @@ def test_boxes_choose_people(running):
     assert len(people) == 3
 
 
+def test_those_who_were_found_are_recovered_without_another_search(running):
+    told = []
+
+    class Remembering(FakeRecoverer):
+        def recover(self, picture, found=None, **others):
+            told.extend(found)
+            return super().recover(picture, found=found, **others)
+
+    client = running(Remembering())
+    (people,) = [m for m in client.find(picture(), FindParameters()) if m.kind == "people"]
+    assert people.fields["picture_size"] == [80, 60] and people.arrays["boxes"].shape == (2, 4)
+    second = {name: people.arrays[name][1:] for name in protocol.FOUND}
+    kinds = [m.kind for m in client.recover(picture(), RecoverParameters(), found=second) if m.kind != "progress"]
+    assert kinds == ["scene", "person", "done"]
+    (detection,) = told
+    np.testing.assert_array_equal(detection.landmarks, people.arrays["landmarks"][1])
+    np.testing.assert_array_equal(detection.box, people.arrays["boxes"][1])
+
+
+def test_who_is_in_a_box(running):
+    client = running()
+    (people,) = [
+        m for m in client.find(picture(), FindParameters(), np.array([[1.0, 2, 30, 40]])) if m.kind == "people"
+    ]
+    np.testing.assert_array_equal(people.arrays["boxes"], [[1, 2, 30, 40]])
+    with pytest.raises(BackendError, match="Nobody is recognised") as refused:
+        list(client.find(picture(), FindParameters(), np.array([[1.0, 2, 3, 4]])))
+    assert refused.value.status == 422
+    assert [m.arrays["boxes"].shape for m in client.find(picture(grey=0), FindParameters()) if m.kind == "people"] == [
+        (0, 4)
+    ]
+
+
 def test_resample_goes_on_from_a_persons_state(running):
     client = running()
     person = [m for m in client.recover(picture(), RecoverParameters(hypotheses=2)) if m.kind == "person"][1].arrays
@@ -112,6 +145,16 @@ def test_random(running):
         (Message("recover", {"hypotheses": 101}, {"picture": np.zeros(9, np.uint8)}), 422, "at most 100"),
         (Message("recover", {"seed": "x"}, {"picture": np.zeros(9, np.uint8)}), 422, "'seed' must be"),
         (Message("recover", {}, {"picture": np.zeros(9, np.uint8), "boxes": np.zeros((1, 3))}), 422, "'boxes' must be"),
+        (
+            Message(
+                "recover",
+                {},
+                {"picture": np.zeros(9, np.uint8), "boxes": np.zeros((2, 4)), "landmarks": np.zeros((1, 33, 3))},
+            ),
+            422,
+            "'landmarks' must be",
+        ),
+        (Message("find", {"smallest": 2}, {"picture": np.zeros(9, np.uint8)}), 422, "'smallest' must be"),
         (Message("random", {"count": 257}), 422, "at most 256"),
         (Message("recover", {}, {"picture": np.zeros(3 << 20, np.uint8)}), 413, "smaller picture"),
     ],

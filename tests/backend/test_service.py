@@ -54,8 +54,8 @@ class Encoding(FakeRecoverer):
         super().__init__()
         self.model = Rows(seconds)
 
-    def recover(self, picture, hypotheses=5, seed=0, steps=5, temperature=1.0, progress=None, boxes=None):
-        recovery = super().recover(picture, hypotheses, seed, steps, temperature, progress, boxes)
+    def recover(self, picture, hypotheses=5, seed=0, steps=5, temperature=1.0, progress=None, boxes=None, found=None):
+        recovery = super().recover(picture, hypotheses, seed, steps, temperature, progress, boxes, found)
         for index, person in enumerate(recovery.people):
             rows = torch.arange(hypotheses, dtype=torch.float64) + 1000.0 * float(picture[0, 0, 0]) + 100 * index
             for step in range(steps):
@@ -376,7 +376,7 @@ def test_metrics_count_requests_results_and_batches(running):
 
 def test_openapi_says_what_the_endpoints_do(running):
     schema = running().app.openapi()
-    for name in ("recover", "resample", "random"):
+    for name in ("recover", "resample", "random", "find"):
         operation = schema["paths"][f"/{name}"]["post"]
         assert protocol.CONTENT_TYPE in operation["requestBody"]["content"]
         assert {"200", "401", "403", "408", "413", "415", "422", "503"} == set(operation["responses"])
