@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from . import command_line, legend, operators, panels, preferences, properties, session
+import bpy  # noqa: F401  (blf and gpu are there only after it)
 
-MODULES = (preferences, properties, operators, panels, session, legend, command_line)
+from . import chooser, command_line, legend, menus, operators, panels, preferences, properties, session
+
+MODULES = (preferences, properties, operators, panels, menus, session, legend, chooser, command_line)
 
 
 def register() -> None:

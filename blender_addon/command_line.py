@@ -78,6 +78,7 @@ def _recover(arguments: argparse.Namespace) -> int:
         return 2
     single = arguments.output.suffix == ".blend"
     failures = done = 0
+    taken: set[Path] = set()
     if single:
         _empty_file()
     for picture in found:
@@ -94,14 +95,22 @@ def _recover(arguments: argparse.Namespace) -> int:
         if "FINISHED" not in result:
             failures += 1
             continue
-        done += 1
-        if not single:
-            arguments.output.mkdir(parents=True, exist_ok=True)
-            _save(arguments.output / f"{picture.stem}.blend")
-    if single and done:
-        _save(arguments.output)
+        if single or _save(_place(arguments.output, picture, taken)):
+            done += 1
+        else:
+            failures += 1
+    saved = not (single and done) or _save(arguments.output)
     print(f"mega: {done} of {len(found)} pictures done", flush=True)
-    return 1 if failures else 0
+    return 0 if saved and not failures else 1
+
+
+def _place(folder: Path, picture: Path, taken: set[Path]) -> Path:
+    """A picture's own .blend: two pictures of one name, from two folders or of two formats, do not share one."""
+    path, number = folder / f"{picture.stem}.blend", 2
+    while path in taken:
+        path, number = folder / f"{picture.stem}_{number}.blend", number + 1
+    taken.add(path)
+    return path
 
 
 def _random(arguments: argparse.Namespace) -> int:
@@ -112,18 +121,24 @@ def _random(arguments: argparse.Namespace) -> int:
     except RuntimeError as error:
         print(f"mega: {str(error).removeprefix('Error: ').strip()}", file=sys.stderr, flush=True)
         return 1
-    _save(arguments.output)
-    return 0
+    return 0 if _save(arguments.output) else 1
 
 
 def _empty_file() -> None:
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=False)
 
 
-def _save(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    bpy.ops.wm.save_as_mainfile(filepath=str(path.absolute()), check_existing=False)
+def _save(path: Path) -> bool:
+    """Save the file; False, and why on standard error, where that does not work."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        bpy.ops.wm.save_as_mainfile(filepath=str(path.absolute()), check_existing=False)
+    except (OSError, RuntimeError) as error:
+        why = getattr(error, "strerror", None) or str(error).removeprefix("Error: ").strip()
+        print(f"mega: {path} cannot be saved ({why}); choose another place with -o", file=sys.stderr, flush=True)
+        return False
     print(f"mega: {path}", flush=True)
+    return True
 
 
 def register() -> None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..mega_backend.client import BackendError, Stopped, Stream
+from . import mending
+from .mending import Mend
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,14 @@ class Failed:
 
     text: str
     about: str = ""
+    mend: Mend | None = None
 
 
 class Job:
-    """One piece of work: `work(job)` yields events."""
+    """One piece of work: `work(job)` yields events. Those that are `queued` run one after the other."""
 
-    def __init__(self, title: str, work: Callable[[Job], Iterator[Any]]):
-        self.title, self._work = title, work
+    def __init__(self, title: str, work: Callable[[Job], Iterator[Any]], queued: bool = False):
+        self.title, self._work, self.queued = title, work, queued
         self.cancelled = threading.Event()
         self.fraction, self.text, self.started = 0.0, "", time.monotonic()
         self.finished = False
@@ -85,7 +88,7 @@ class Job:
             return
         except BackendError as error:
             if not self.cancelled.is_set():
-                yield Failed(str(error))
+                yield Failed(str(error), mend=mending.of(error))
 
     def take(self, most: int) -> list[Any]:
         """At most so many of the events that have arrived."""
@@ -110,12 +113,23 @@ class Job:
             return None
         return elapsed * (1 - self.fraction) / self.fraction
 
+    @property
+    def status(self) -> str:
+        """How far it is, what it does and how long it will take."""
+        left = self.seconds_left
+        rest = "" if left is None else f", {_duration(left)} left"
+        return f"{self.fraction:.0%} {self.text}{rest}"
+
     def _note(self, event: Any) -> None:
         if isinstance(event, Progress):
             self.fraction, self.text = event.fraction, event.text
 
     def _run_on_thread(self) -> None:
         try:
+            while not self.cancelled.is_set() and (before := board.before(self)):
+                self.text = f"waits for {before[0].title}" if len(before) == 1 else f"waits for {len(before)} others"
+                time.sleep(0.1)
+            self.started = time.monotonic()
             for event in self.run():
                 if not isinstance(event, Progress):
                     self._events.put(event)
@@ -127,14 +141,29 @@ class Job:
             self.finished = True
 
 
+def _duration(seconds: float) -> str:
+    """As one says it: what is estimated from a few seconds is not known to the second."""
+    if seconds < 90:
+        return f"{max(5 * round(seconds / 5), 1)} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 class Board:
-    """The jobs that run now, for the panel to show."""
+    """The jobs that run or wait now, and the last thing that went wrong, for the panel to show."""
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
+        self.problem: Failed | None = None
 
     def add(self, job: Job) -> None:
         self.jobs.append(job)
+        self.problem = None
+
+    def before(self, job: Job) -> list[Job]:
+        """Those that a queued job has to wait for; the first of them is worked on now."""
+        if not job.queued or job not in self.jobs:
+            return []
+        return [other for other in self.jobs[: self.jobs.index(job)] if other.queued and not other.finished]
 
     def remove(self, job: Job) -> None:
         if job in self.jobs:

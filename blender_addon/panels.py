@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import bpy
 
-from . import properties, session, text
-from .backend.state import Phase
-from .jobs import board
-from .scene import hypotheses
+from . import chooser, properties, status, text
+from .scene import found, hypotheses
 
 
 class SidebarPanel:
     bl_space_type = "VIEW_3D"
     bl_region_type = "UI"
     bl_category = "MEGA"
+
+
+def _draw_people(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
+    """Who was found in the picture, to choose from."""
+    if not found.is_current(settings):
+        layout.operator("mega.find_people", icon="VIEWZOOM")
+        return
+    column = layout.column(align=True)
+    row = column.row(align=True)
+    count = len(settings.found)
+    label = text.say("Found {count}; choose or draw", count=count) if count else text.say("Nobody found; draw a box")
+    row.operator("mega.choose_people", text=label, icon="RESTRICT_SELECT_OFF", depress=chooser.state.area != 0)
+    row.operator("mega.forget_people", text="", icon="X")
+    grid = column.grid_flow(row_major=True, columns=3, even_columns=True, align=True)
+    for number, person in enumerate(settings.found, 1):
+        icon = "GREASEPENCIL" if person.drawn else "USER"
+        grid.prop(person, "chosen", text=str(number), icon=icon, toggle=True)
+
+
+def _recover_label(settings: bpy.types.PropertyGroup) -> str:
+    if not (found.is_current(settings) and len(settings.found)):
+        return text.say("Recover Mesh")
+    count = sum(person.chosen for person in settings.found)
+    return text.say("Recover {count} of {all} People", count=count, all=len(settings.found))
 
 
 class MEGA_PT_recover(SidebarPanel, bpy.types.Panel):
@@ -24,21 +46,20 @@ class MEGA_PT_recover(SidebarPanel, bpy.types.Panel):
         layout, settings = self.layout, context.scene.mega
         layout.use_property_split = True
         layout.use_property_decorate = False
+        layout.row().prop(settings, "source", expand=True)
         row = layout.row(align=True)
-        row.prop(settings, "picture", text="Picture")
+        if settings.source == "FILE":
+            row.prop(settings, "picture")
+        else:
+            row.template_ID(settings, "image", open="image.open")
         layout.prop(settings, "hypotheses")
         layout.prop(settings, "seed")
+        _draw_people(layout, settings)
         button = layout.row()
         button.scale_y = 1.5
-        button.operator("mega.recover", icon="OUTLINER_OB_ARMATURE")
-        for index, job in enumerate(board.jobs):
-            row = layout.row(align=True)
-            row.progress(factor=job.fraction, type="BAR", text=f"{job.title} {job.text}".strip())
-            row.operator("mega.cancel", text="", icon="X").index = index
-        status, icon = session.status()
-        text.draw(layout, context, status, icon)
-        if session.backend.state.phase in (Phase.MISSING, Phase.FAILED):
-            layout.operator("mega.preferences", icon="PREFERENCES")
+        button.operator("mega.recover", text=_recover_label(settings), icon="OUTLINER_OB_ARMATURE")
+        status.draw_jobs(layout, context)
+        status.draw_state(layout, context)
 
 
 class MEGA_PT_image(bpy.types.Panel):
@@ -60,7 +81,16 @@ class MEGA_PT_image(bpy.types.Panel):
         layout.use_property_decorate = False
         layout.prop(settings, "hypotheses")
         layout.prop(settings, "seed")
-        layout.operator("mega.recover", icon="OUTLINER_OB_ARMATURE").image = context.space_data.image.name
+        image = context.space_data.image
+        if found.is_current(settings) and settings.source == "IMAGE" and settings.image == image:
+            _draw_people(layout, settings)
+        else:
+            layout.operator("mega.find_people", icon="VIEWZOOM").image = image.name
+        button = layout.row()
+        button.scale_y = 1.5
+        button.operator("mega.recover", icon="OUTLINER_OB_ARMATURE").image = image.name
+        status.draw_jobs(layout, context)
+        status.draw_state(layout, context)
 
 
 class MEGA_PT_sampling(SidebarPanel, bpy.types.Panel):
@@ -92,7 +122,11 @@ class MEGA_PT_person(SidebarPanel, bpy.types.Panel):
         column = layout.column(align=True)
         column.enabled = count > 1
         shown = min(person.mega.hypothesis, count - 1)
-        column.label(text=f"Alternative {shown} of {count - 1}" if shown else "Best Guess")
+        column.label(
+            text=text.say("Alternative {shown} of {count}", shown=shown, count=count - 1)
+            if shown
+            else text.say("Best Guess")
+        )
         row = column.row(align=True)
         row.operator("mega.step", text="", icon="TRIA_LEFT").step = -1
         row.prop(person.mega, "hypothesis", text="")
@@ -101,7 +135,7 @@ class MEGA_PT_person(SidebarPanel, bpy.types.Panel):
         row.operator("mega.keep", icon="CHECKMARK")
         row.operator("mega.keyframe", icon="KEY_HLT", text="Keyframe")
         showing = context.scene.mega.show_uncertainty
-        label = "Hide Uncertainty" if showing else "Show Uncertainty"
+        label = text.say("Hide Uncertainty") if showing else text.say("Show Uncertainty")
         layout.operator("mega.show_uncertainty", icon="COLOR", text=label, depress=showing).show = not showing
 
 
@@ -116,7 +150,7 @@ class MEGA_PT_locks(SidebarPanel, bpy.types.Panel):
         for name in properties.LOCKS:
             grid.prop(note, name, toggle=True, icon="LOCKED" if getattr(note, name) else "UNLOCKED")
         layout.operator("mega.resample", icon="FILE_REFRESH")
-        layout.label(text=f"Seed {note.seed}")
+        layout.label(text=text.say("Seed {seed}", seed=note.seed))
 
 
 class MEGA_PT_random(SidebarPanel, bpy.types.Panel):

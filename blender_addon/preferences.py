@@ -5,8 +5,9 @@ from __future__ import annotations
 import bpy
 from bpy.props import EnumProperty, StringProperty
 
-from . import environment, package, session, text
+from . import environment, package, status
 from .jobs import board
+from .operators.setup import SET_UP
 
 
 class MegaPreferences(bpy.types.AddonPreferences):
@@ -16,6 +17,7 @@ class MegaPreferences(bpy.types.AddonPreferences):
 
     mode: EnumProperty(
         name="Backend",
+        description="Where the work is done",
         items=(
             ("LOCAL", "On This Computer", "A backend that Blender starts when needed and stops with itself"),
             ("REMOTE", "Connect", "A backend that runs already, here or on another machine"),
@@ -40,6 +42,7 @@ class MegaPreferences(bpy.types.AddonPreferences):
     )
     device: EnumProperty(
         name="Device",
+        description="What the backend computes on",
         items=(
             ("cpu", "CPU", "Works everywhere"),
             ("cuda", "CUDA", "An NVIDIA GPU, or an AMD one with ROCm"),
@@ -61,19 +64,16 @@ class MegaPreferences(bpy.types.AddonPreferences):
             self._draw_setup(layout)
             layout.prop(self, "device")
             layout.prop(self, "model")
-        status, icon = session.status()
-        text.draw(layout, context, status, icon)
+        status.draw_jobs(layout, context)
+        status.draw_state(layout, context)
         row = layout.row()
         row.operator("mega.test_backend")
         row.operator("mega.stop_backend")
         row.operator("mega.show_log", text="Log", icon="TEXT").name = "backend"
 
     def _draw_setup(self, layout: bpy.types.UILayout) -> None:
-        job = next((job for job in board.jobs if job.title == "Set Up Backend"), None)
-        if job is not None:
-            row = layout.row(align=True)
-            row.progress(factor=job.fraction, type="BAR", text=job.text or job.title)
-            row.operator("mega.cancel", text="", icon="X").index = board.jobs.index(job)
+        if any(job.title == SET_UP for job in board.jobs):
+            layout.label(text="The backend is being set up; you can work on meanwhile", icon="SORTTIME")
         elif environment.python() is not None:
             row = layout.row()
             row.label(text="The backend is set up", icon="CHECKMARK")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import bpy
 from bpy.props import (
     BoolProperty,
+    CollectionProperty,
     EnumProperty,
     FloatProperty,
+    FloatVectorProperty,
     IntProperty,
     IntVectorProperty,
     PointerProperty,
@@ -20,9 +22,36 @@ def _show(self: MegaPerson, _context: bpy.types.Context) -> None:
     hypotheses.show(self.id_data, self.hypothesis)
 
 
+class MegaFound(bpy.types.PropertyGroup):
+    """Somebody who was found in the panel's picture."""
+
+    box: FloatVectorProperty(
+        name="Box", description="Left, top, right and bottom in pixels of the upright picture", size=4
+    )
+    chosen: BoolProperty(name="Chosen", description="Whether Recover Mesh makes a mesh of this person", default=True)
+    drawn: BoolProperty(name="Drawn", description="Whether the box was drawn by hand", default=False)
+    landmarks: StringProperty(name="Landmarks", description="What the detector saw, as base64", default="")
+
+
 class MegaSettings(bpy.types.PropertyGroup):
     """Settings of the panel, saved with the scene."""
 
+    source: EnumProperty(
+        name="Source",
+        description="Where the picture comes from",
+        items=(
+            ("FILE", "File", "A picture file"),
+            ("IMAGE", "Image", "An image that is open in Blender"),
+        ),
+    )
+    image: PointerProperty(name="Image", description="An image in this file, with people in it", type=bpy.types.Image)
+    found: CollectionProperty(
+        type=MegaFound, name="Found People", description="Who was found in the picture, to choose from"
+    )
+    found_in: StringProperty(name="Found In", description="The picture in which they were found", default="")
+    found_size: IntVectorProperty(
+        name="Picture Size", description="Width and height of that picture in pixels", size=2, default=(1, 1)
+    )
     picture: StringProperty(
         name="Picture", description="A photograph with people in it", subtype="FILE_PATH", default=""
     )
@@ -46,6 +75,7 @@ class MegaSettings(bpy.types.PropertyGroup):
     )
     random_arrange: EnumProperty(
         name="Arrange",
+        description="How random people are put into the scene",
         items=(
             ("GRID", "Grid", "Separate objects, side by side"),
             ("ANIMATION", "Animation", "One object that morphs from one person to the next"),
@@ -59,19 +89,21 @@ class MegaSettings(bpy.types.PropertyGroup):
 class MegaPerson(bpy.types.PropertyGroup):
     """What is known of a recovered person; its arrays are the custom properties `mega_…` of the same object."""
 
-    is_person: BoolProperty(name="Recovered Person", default=False)
+    is_person: BoolProperty(name="Recovered Person", description="Whether MEGA made this mesh", default=False)
     hypothesis: IntProperty(
         name="Alternative", description="Which alternative is shown; 0 is the best guess", default=0, min=0,
         update=_show,
     )  # fmt: skip
     picture: StringProperty(name="Picture", description="The picture this person was recovered from", default="")
-    picture_size: IntVectorProperty(name="Picture Size", size=2, default=(1, 1))
-    focal_length: FloatProperty(name="Focal Length", description="Pixels", default=1000.0)
-    seed: IntProperty(name="Seed", default=0)
-    steps: IntProperty(name="Steps", default=5)
-    temperature: FloatProperty(name="Temperature", default=1.0)
-    model: StringProperty(name="Model", default="")
-    body: StringProperty(name="Body", default="")
+    picture_size: IntVectorProperty(
+        name="Picture Size", description="Width and height of the picture in pixels", size=2, default=(1, 1)
+    )
+    focal_length: FloatProperty(name="Focal Length", description="Of the picture, in pixels", default=1000.0)
+    seed: IntProperty(name="Seed", description="With which the alternatives were sampled", default=0)
+    steps: IntProperty(name="Steps", description="In which the alternatives were sampled", default=5)
+    temperature: FloatProperty(name="Temperature", description="At which they were sampled", default=1.0)
+    model: StringProperty(name="Model", description="The model that made this mesh", default="")
+    body: StringProperty(name="Body", description="The kind of body", default="")
 
     lock_head: BoolProperty(name="Head", description="Keep the head when the rest is sampled again")
     lock_torso: BoolProperty(name="Torso", description="Keep the torso when the rest is sampled again")
@@ -96,7 +128,7 @@ def locked_parts(person: MegaPerson) -> tuple[str, ...]:
     return tuple(part for name, parts in LOCKS.items() if getattr(person, name) for part in parts)
 
 
-CLASSES = (MegaSettings, MegaPerson)
+CLASSES = (MegaFound, MegaSettings, MegaPerson)
 
 
 def register() -> None:

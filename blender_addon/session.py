@@ -7,11 +7,11 @@ from urllib.parse import urlsplit
 
 import bpy
 
-from ..mega_backend.client import BackendError
-from . import environment, package
+from . import environment, mending, package
 from .backend.runner import Backend
 from .backend.state import Phase, Settings
 from .jobs import board
+from .mending import Trouble
 
 backend = Backend(package.FOLDER)
 TICK = 0.25
@@ -22,11 +22,13 @@ def ready_backend() -> Backend:
     """The backend, configured as the preferences say. Main thread only. Raises BackendError where not allowed."""
     settings = settings_from(package.preferences())
     if settings.remote and not _is_local(settings.url) and not bpy.app.online_access:
-        raise BackendError("Blender may not use the network; allow Online Access in the System preferences.")
+        text = "Blender may not use the network; allow Online Access in the System preferences."
+        raise Trouble(text, mending.ONLINE)
     try:
         logs = package.user_folder("logs", create=True)
     except OSError as error:
-        raise BackendError(f"The extension's folder cannot be written ({error.strerror}): {error.filename}.") from error
+        text = f"The extension's folder {error.filename} cannot be written ({error.strerror}); make it writable."
+        raise Trouble(text) from error
     backend.configure(settings, logs / "backend.log")
     return backend
 
@@ -47,7 +49,8 @@ def status() -> tuple[str, str]:
     state = backend.state
     match state.phase:
         case Phase.READY:
-            return f"Backend ready ({state.device})", "CHECKMARK"
+            busy = "busy" if board.jobs else "ready"
+            return f"Backend {busy} ({state.device.upper() or 'unknown device'})", "CHECKMARK"
         case Phase.STARTING | Phase.CONNECTING:
             return backend.progress_text or f"Backend {state.phase.value}", "SORTTIME"
         case Phase.FAILED | Phase.MISSING:
@@ -59,7 +62,7 @@ def redraw() -> None:
     """Draw our panels again, wherever they are visible."""
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
-            if area.type in ("VIEW_3D", "PREFERENCES"):
+            if area.type in ("VIEW_3D", "IMAGE_EDITOR", "PREFERENCES"):
                 area.tag_redraw()
 
 
@@ -72,10 +75,10 @@ def _tick() -> float:
     return TICK
 
 
-def close() -> None:
+def close(wait: bool = True) -> None:
     """End everything that runs: nothing may outlive Blender."""
     board.cancel_all()
-    backend.stop()
+    backend.stop(wait)
 
 
 def register() -> None:

@@ -31,17 +31,17 @@ class FakeBody:
     vertices: np.ndarray
 
     @classmethod
-    def make(cls) -> FakeBody:
-        ring, column = np.meshgrid(np.arange(RINGS), np.arange(AROUND), indexing="ij")
-        angle, height = 2 * np.pi * column / AROUND, ring / (RINGS - 1)
+    def make(cls, around: int = AROUND, rings: int = RINGS) -> FakeBody:
+        ring, column = np.meshgrid(np.arange(rings), np.arange(around), indexing="ij")
+        angle, height = 2 * np.pi * column / around, ring / (rings - 1)
         radius = 0.25 * np.sqrt(1 - (1.9 * (height - 0.5)) ** 2)
         vertices = np.stack([radius * np.sin(angle), 1.7 * (height - 0.5), radius * np.cos(angle)], -1).reshape(-1, 3)
-        at = lambda r, c: r * AROUND + c % AROUND  # noqa: E731
+        at = lambda r, c: r * around + c % around  # noqa: E731
         faces = [
-            (at(r, c), at(r, c + 1), at(r + 1, c + 1), at(r + 1, c)) for r in range(RINGS - 1) for c in range(AROUND)
+            (at(r, c), at(r, c + 1), at(r + 1, c + 1), at(r + 1, c)) for r in range(rings - 1) for c in range(around)
         ]
         quads = np.array(faces, np.int64)
-        uv = np.stack([column / AROUND, height], -1).reshape(-1, 2).astype(np.float32)
+        uv = np.stack([column / around, height], -1).reshape(-1, 2).astype(np.float32)
         parts = np.minimum(np.arange(len(vertices)) * len(PARTS) // len(vertices), len(PARTS) - 1)
         return cls(quads, uv, quads, parts, list(PARTS), vertices.astype(np.float32))
 
@@ -51,8 +51,8 @@ class FakeRecoverer:
 
     device = "cpu"
 
-    def __init__(self, delay: float = 0.0):
-        self.body = FakeBody.make()
+    def __init__(self, delay: float = 0.0, body: FakeBody | None = None):
+        self.body = body or FakeBody.make()
         self.delay = delay
         self.card = {"name": "fake"}
         self.steps_done = 0

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...mega_backend.client import BackendError
+from .. import mending
 from ..jobs import Job, Progress
+from ..mending import Trouble
 from .process import environment
 
 PYTHONS = ("3.11", "3.12")
@@ -116,7 +118,9 @@ def run(request: Request, log: Path):
                 return
             (request.folder / COMPLETE).write_text("\n".join(requirements(request.root)), encoding="utf-8")
         except OSError as error:
-            raise BackendError(f"The backend cannot be set up in {request.folder}: {error.strerror}.") from error
+            why = f"({error.strerror}); make room there, or make it writable"
+            text = f"The backend cannot be set up in {request.folder} {why}."
+            raise Trouble(text, mending.SET_UP_LOG) from error
         yield python_of(request.folder / "environment")
 
     return work
@@ -141,7 +145,7 @@ def _carry_out(job: Job, steps: Sequence[Step], request: Request, log) -> Iterat
             if not (lines and lines[-1].startswith(FAILED)):
                 break
         else:
-            raise BackendError(f"{step.title} failed: {_reason(lines[:-1])}. The log is {log.name}.")
+            raise Trouble(f"{step.title} failed: {_reason(lines[:-1])}. The log is {log.name}.", mending.SET_UP_LOG)
         done += step.share
 
 

@@ -7,6 +7,7 @@ what it needs.
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import re
 import secrets
@@ -28,6 +29,34 @@ def environment(root: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "LD_PRELOAD"))}
     return {**kept, "PYTHONPATH": str(root), "PYTHONNOUSERSITE": "1", "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1"}  # fmt: skip
+
+
+class Log:
+    """A text file of lines. A full disk or a read-only folder ends the log, not what is logged."""
+
+    def __init__(self, path: Path):
+        self.problem = ""
+        try:
+            self._file = open(path, "w", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed by __exit__)
+        except OSError as error:
+            self._file, self.problem = None, str(error.strerror)
+
+    def write(self, line: str) -> None:
+        if self._file is None or self.problem:
+            return
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            self.problem = str(error.strerror)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # what could not be written is in `problem`
+                self._file.close()
 
 
 class Process:
@@ -61,7 +90,15 @@ class Process:
     def runs(self) -> bool:
         return self._child.poll() is None
 
-    def stop(self, patience: float = 5.0) -> None:
+    def ended_within(self, seconds: float) -> bool:
+        """Wait so long at most for its end."""
+        try:
+            self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def stop(self, patience: float = 10.0) -> None:
         """End the process: politely by closing its input, then by force."""
         if self._child.stdin and not self._child.stdin.closed:
             try:
@@ -75,10 +112,9 @@ class Process:
             self._child.wait()
 
     def _watch(self) -> None:
-        with open(self._log, "w", encoding="utf-8") as log:
+        with Log(self._log) as log:
             for line in self._child.stdout:
                 log.write(line)
-                log.flush()
                 self._tail.append(line.rstrip())
                 ready = READY.match(line)
                 if ready:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from ...mega_backend.client import BackendError, Client
 from ...mega_backend.protocol import BodyTopology
+from .. import mending
+from ..mending import Trouble
 from . import state as s
 from .process import Process
 
@@ -28,6 +30,7 @@ class Backend:
         self._state = s.State()
         self._changed = threading.Condition(threading.RLock())
         self._process: Process | None = None
+        self._wait = False
         self._topology: BodyTopology | None = None
         self.progress_text = ""
 
@@ -39,8 +42,12 @@ class Backend:
         self.log = log
         self.post(s.Configured(settings))
 
-    def stop(self) -> None:
-        self.post(s.Stopped())
+    def stop(self, wait: bool = True) -> None:
+        """Stop a local backend; without `wait` its end, which may take seconds, is seen to by a thread."""
+        with self._changed:
+            self._wait = wait
+            self.post(s.Stopped())
+            self._wait = False
 
     def post(self, event: s.Event) -> None:
         """Apply an event from any thread."""
@@ -67,17 +74,44 @@ class Backend:
                     raise BackendError("Cancelled.")
                 if time.monotonic() > deadline:
                     self.post(s.Stopped())
-                    raise BackendError(f"The backend did not start within {START_SECONDS:.0f} s; see {self.log}.")
+                    text = f"The backend did not start within {START_SECONDS:.0f} s; see {self.log}."
+                    raise Trouble(text, mending.LOG)
                 say(self.progress_text)
                 self._changed.wait(0.2)
             if self._state.phase is not s.Phase.READY:
-                raise BackendError(self._state.text or "The backend was stopped.")
+                raise self._refusal()
             return Client(self._state.url, self._state.token)
+
+    def _refusal(self) -> Trouble:
+        mend = mending.LOG
+        if self._state.phase is s.Phase.MISSING:
+            mend = mending.SET_UP
+        elif self._state.settings.remote:
+            mend = mending.PREFERENCES
+        return Trouble(self._state.text or "The backend was stopped.", mend)
 
     def topology(self, client: Client) -> BodyTopology:
         """The body of this backend, kept while it stays the same."""
         self._topology = client.body(self._topology)
         return self._topology
+
+    def worked(self) -> None:
+        """A request was answered to its end."""
+        self.post(s.Worked())
+
+    def died(self, error: BackendError) -> bool:
+        """Whether an error means that the local backend is no more, so that it is worth starting and asking again."""
+        process = self._process
+        if error.status != 0 or self._state.settings.remote:
+            return False
+        # Its connections end a moment before the process itself.
+        return process is None or process.ended_within(2.0)
+
+    def last_words(self) -> str:
+        """Why the local backend stopped for good, once its end is known."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._state.phase is not s.Phase.READY, timeout=2.0)
+            return self._state.text or "The backend stopped unexpectedly."
 
     def lost(self, text: str) -> None:
         """A request found nobody: a remote backend counts as failed, a local one is watched anyway."""
@@ -87,8 +121,10 @@ class Backend:
         match effect:
             case s.StopProcess():
                 process, self._process = self._process, None
-                if process is not None:
+                if process is not None and self._wait:
                     process.stop()
+                elif process is not None:
+                    threading.Thread(target=process.stop, name="mega-stop", daemon=True).start()
             case s.StartProcess(settings):
                 self._start(settings)
             case s.AskHealth(url, token):

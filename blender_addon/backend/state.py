@@ -95,11 +95,16 @@ class NoAnswer:
 
 
 @dataclass(frozen=True)
+class Worked:
+    """A whole request was answered: what went wrong before is over."""
+
+
+@dataclass(frozen=True)
 class Stopped:
     """The user, or the end of Blender, stops the backend."""
 
 
-Event = Configured | Wanted | ProcessReady | ProcessExited | Answered | NoAnswer | Stopped
+Event = Configured | Wanted | ProcessReady | ProcessExited | Answered | NoAnswer | Worked | Stopped
 
 # Effects --------------------------------------------------------------------------------------------------------------
 
@@ -143,6 +148,8 @@ def transition(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
             return state, ()  # a local backend that is gone is noticed by its process
         case ProcessExited(code, text):
             return _exited(state, code, text)
+        case Worked() if state.phase is Phase.READY:
+            return replace(state, restarts=0), ()
         case Stopped():
             return State(state.settings), (StopProcess(),)
     return state, ()
@@ -170,5 +177,13 @@ def _exited(state: State, code: int | None, text: str) -> tuple[State, tuple[Eff
     if state.phase is Phase.READY and state.restarts == 0:
         again, effects = _begin(replace(state, restarts=1))
         return replace(again, text="The backend stopped unexpectedly and is started again."), effects
-    why = text or f"exit code {code}"
-    return replace(state, phase=Phase.FAILED, health=None, text=f"The backend does not run: {why}"), ()
+    twice = state.restarts > 0
+    begin = "The backend was started again and stopped once more" if twice else "The backend does not run"
+    return replace(state, phase=Phase.FAILED, health=None, text=f"{begin}: {_reason(code, text)}."), ()
+
+
+def _reason(code: int | None, text: str) -> str:
+    """Why a process ended: who was killed has not said so itself."""
+    if code is not None and code < 0:
+        return f"it was killed (signal {-code}); the computer may have too little memory for it"
+    return text.rstrip(".") or f"exit code {code}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import bpy
 
-from . import backend, hypotheses, random_people, recover, resample, setup, uncertainty
+from . import backend, find, hypotheses, random_people, recover, resample, setup, uncertainty
 
 CLASSES = (
     recover.MEGA_OT_recover,
     recover.MEGA_OT_choose_picture,
     recover.MEGA_OT_cancel,
+    *find.CLASSES,
     hypotheses.MEGA_OT_step,
     hypotheses.MEGA_OT_keep,
     hypotheses.MEGA_OT_keyframe,
@@ -22,6 +23,8 @@ CLASSES = (
     backend.MEGA_OT_test_backend,
     backend.MEGA_OT_stop_backend,
     backend.MEGA_OT_preferences,
+    backend.MEGA_OT_allow_online,
+    backend.MEGA_OT_dismiss,
     recover.MEGA_FH_pictures,
 )
 

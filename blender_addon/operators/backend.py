@@ -8,7 +8,7 @@ from typing import Any
 import bpy
 
 from .. import package, session
-from ..jobs import Job, Progress
+from ..jobs import Job, Progress, board
 from .job import JobOperator
 
 
@@ -46,7 +46,36 @@ class MEGA_OT_stop_backend(bpy.types.Operator):
     bl_label = "Stop Backend"
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
-        session.close()
+        session.close(wait=False)
+        return {"FINISHED"}
+
+
+class MEGA_OT_allow_online(bpy.types.Operator):
+    """Let Blender and its extensions use the network, as the System preferences' Allow Online Access does"""
+
+    bl_idname = "mega.allow_online"
+    bl_label = "Allow Online Access"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        if bpy.app.online_access_override:
+            self.report({"ERROR"}, "Blender was started with --offline-mode; start it without to use the network.")
+            return {"CANCELLED"}
+        context.preferences.system.use_online_access = True
+        board.problem = None
+        session.redraw()
+        return {"FINISHED"}
+
+
+class MEGA_OT_dismiss(bpy.types.Operator):
+    """Close this message"""
+
+    bl_idname = "mega.dismiss"
+    bl_label = "Close Message"
+    bl_options = {"INTERNAL"}
+
+    def execute(self, _context: bpy.types.Context) -> set[str]:
+        board.problem = None
+        session.redraw()
         return {"FINISHED"}
 
 
@@ -57,5 +86,6 @@ class MEGA_OT_preferences(bpy.types.Operator):
     bl_label = "Backend Preferences"
 
     def execute(self, _context: bpy.types.Context) -> set[str]:
+        board.problem = None
         bpy.ops.preferences.addon_show(module=package.ROOT)
         return {"FINISHED"}

@@ -28,7 +28,7 @@ class MEGA_OT_step(PersonOperator, bpy.types.Operator):
     bl_idname = "mega.step"
     bl_label = "Step Through Alternatives"
 
-    step: IntProperty(name="Step", default=1)
+    step: IntProperty(name="Step", description="How many alternatives further; negative for back", default=1)
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         person = context.active_object

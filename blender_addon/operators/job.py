@@ -11,7 +11,7 @@ from typing import Any
 import bpy
 
 from ...mega_backend.client import BackendError
-from .. import session
+from .. import mending, session
 from ..jobs import Failed, Job, Progress, board
 
 INTERVAL = 0.05
@@ -39,11 +39,21 @@ class JobOperator:
         """What to report at the end."""
         raise NotImplementedError
 
+    def ended(self) -> None:
+        """The job is over, whatever came of it."""
+        return
+
+    def finish(self, _context: bpy.types.Context) -> None:
+        """What follows a result in the window."""
+        return
+
     def execute(self, context: bpy.types.Context) -> set[str]:
         try:
             self._job = self.make_job(context)
         except (BackendError, ValueError) as error:
             self.report({"ERROR"}, str(error))
+            board.problem = Failed(str(error), mend=mending.of(error))
+            session.redraw()
             return {"CANCELLED"}
         self._problems: list[str] = []
         if bpy.app.background:
@@ -74,11 +84,15 @@ class JobOperator:
         if not self._job.done:
             return {"PASS_THROUGH"}
         self._clean_up(context)
-        return self._end(cancelled=self._job.cancelled.is_set())
+        result = self._end(cancelled=self._job.cancelled.is_set())
+        if result == {"FINISHED"} and not self._job.cancelled.is_set():
+            self.finish(context)
+        return result
 
     def _clean_up(self, context: bpy.types.Context) -> None:
         context.window_manager.event_timer_remove(self._timer)
         board.remove(self._job)
+        self.ended()
         session.redraw()
         context.workspace.status_text_set(None)
 
@@ -86,6 +100,7 @@ class JobOperator:
         """Blender ends the operator itself: its window closes, another file is opened."""
         self._job.cancel()
         board.remove(self._job)
+        self.ended()
 
     def _in_background(self, context: bpy.types.Context) -> set[str]:
         shown = None
@@ -97,27 +112,27 @@ class JobOperator:
                 shown = line
             else:
                 self._take(context, event)
+        self.ended()
         return self._end(cancelled=False)
 
     def _take(self, context: bpy.types.Context, event: Any) -> None:
         if isinstance(event, Failed):
-            self.problem(event.text)
+            self.problem(event.text, event.mend)
         else:
             self.receive(context, event)
 
-    def problem(self, text: str) -> None:
-        """Something did not work; the job goes on."""
+    def problem(self, text: str, mend: mending.Mend | None = None) -> None:
+        """Something did not work; the job goes on. The panel keeps it, with a button that mends it."""
         self._problems.append(text)
+        board.problem = Failed(text, mend=mend)
         # A report of an error ends the operator where a script called it, so that it waits for the end there.
         if not bpy.app.background:
             self.report({"ERROR"}, text)
 
     def _status(self, context: bpy.types.Context) -> None:
-        left = self._job.seconds_left
-        rest = f", about {left:.0f} s left" if left is not None else ""
-        context.workspace.status_text_set(
-            f"{self._job.title}: {self._job.fraction:.0%} {self._job.text}{rest}  (Esc stops)"
-        )
+        if board.jobs[0] is self._job:
+            waiting = f", {len(board.jobs) - 1} more waiting" if len(board.jobs) > 1 else ""
+            context.workspace.status_text_set(f"{self._job.title}: {self._job.status}{waiting}  (Esc stops)")
 
     def _end(self, cancelled: bool) -> set[str]:
         nothing = not self.anything()

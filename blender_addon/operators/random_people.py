@@ -24,17 +24,28 @@ class MEGA_OT_random(JobOperator, bpy.types.Operator):
     bl_idname = "mega.random"
     bl_label = "Random People"
 
-    count: IntProperty(name="People", default=5, min=1, max=100)
-    seed: IntProperty(name="Seed", default=0, min=0, max=2**31 - 1)
+    # Not kept from one call to the next: what is not given comes from the panel.
+    count: IntProperty(
+        name="People", description="How many random people to make", default=5, min=1, max=100, options={"SKIP_SAVE"}
+    )
+    seed: IntProperty(
+        name="Seed", description="The same seed gives the same people", default=0, min=0, max=2**31 - 1,
+        options={"SKIP_SAVE"},
+    )  # fmt: skip
     arrange: EnumProperty(
         name="Arrange",
+        description="How they are put into the scene",
         items=(
             ("GRID", "Grid", "Separate objects, side by side"),
             ("ANIMATION", "Animation", "One object that morphs from one person to the next"),
         ),
+        options={"SKIP_SAVE"},
     )
     keep_locked: BoolProperty(
-        name="Keep Locked Parts", description="Keep the locked parts of the active person in all of them", default=False
+        name="Keep Locked Parts",
+        description="Keep the locked parts of the active person in all of them",
+        default=False,
+        options={"SKIP_SAVE"},
     )
 
     def make_job(self, context: bpy.types.Context) -> Job:
@@ -48,7 +59,7 @@ class MEGA_OT_random(JobOperator, bpy.types.Operator):
         backend = session.ready_backend()
         if not self.keep_locked:
             values = RandomParameters(seed=self._seed, steps=STEPS, temperature=TEMPERATURE, count=self._count)
-            return Job("Random People", tasks.random(backend, values))
+            return Job("Random People", tasks.random(backend, values), queued=True)
         chosen = context.active_object
         if chosen is None or not chosen.mega.is_person:
             raise ValueError("Select the person whose locked parts are to be kept.")
@@ -60,7 +71,7 @@ class MEGA_OT_random(JobOperator, bpy.types.Operator):
         # Nobody has seen these people: the model's idea of bodies alone completes what is kept.
         arrays["landmarks"] = np.zeros_like(arrays["landmarks"])
         arrays["landmarks_3d"] = np.full_like(arrays["landmarks_3d"], np.nan)
-        return Job("Random People", tasks.resample(backend, arrays, values))
+        return Job("Random People", tasks.resample(backend, arrays, values), queued=True)
 
     def receive(self, context: bpy.types.Context, event: Any) -> None:
         match event:
@@ -74,7 +85,8 @@ class MEGA_OT_random(JobOperator, bpy.types.Operator):
                     return
                 made = crowd.add(context.scene, singles, self._topology, origin, self._arrange == "ANIMATION")
                 self._made = len(singles)
-                context.view_layer.objects.active = made[0]
+                if context.mode == "OBJECT":
+                    context.view_layer.objects.active = made[0]
 
     def anything(self) -> bool:
         return self._made > 0

@@ -22,8 +22,13 @@ class MEGA_OT_resample(JobOperator, PersonOperator, bpy.types.Operator):
     bl_idname = "mega.resample"
     bl_label = "Re-Roll"
 
-    seed: IntProperty(name="Seed", description="-1 takes the next one", default=-1, min=-1, max=2**31 - 1)
-    hypotheses: IntProperty(name="Alternatives", default=5, min=1, max=100)
+    seed: IntProperty(
+        name="Seed", description="-1 takes the next one", default=-1, min=-1, max=2**31 - 1, options={"SKIP_SAVE"}
+    )
+    hypotheses: IntProperty(
+        name="Alternatives", description="How many; the panel's number where none is given", default=5, min=1, max=100,
+        options={"SKIP_SAVE"},
+    )  # fmt: skip
     keep: EnumProperty(
         name="Keep",
         description="Body parts to keep, in place of those locked on the person",
@@ -47,7 +52,9 @@ class MEGA_OT_resample(JobOperator, PersonOperator, bpy.types.Operator):
         )  # fmt: skip
         arrays = person.state(chosen, note.hypothesis)
         picture = Path(bpy.path.abspath(note.picture)) if note.picture else None
-        return Job(f"Re-roll {chosen.name}", tasks.resample(session.ready_backend(), arrays, values, picture))
+        return Job(
+            f"Re-roll {chosen.name}", tasks.resample(session.ready_backend(), arrays, values, picture), queued=True
+        )
 
     def receive(self, _context: bpy.types.Context, event: Any) -> None:
         if not isinstance(event, tasks.Received) or event.message.kind != "person":

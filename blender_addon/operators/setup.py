@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import bpy
 
-from ...mega_backend.client import BackendError
-from .. import environment, session
+from .. import environment, mending, session
 from ..backend import install
-from ..jobs import Job, board
+from ..jobs import Job, Progress, board
+from ..mending import Trouble
 from .job import JobOperator
+
+SET_UP = "Set Up Backend"
+"""The title of the job."""
 
 
 class MEGA_OT_set_up_backend(JobOperator, bpy.types.Operator):
@@ -24,15 +28,16 @@ class MEGA_OT_set_up_backend(JobOperator, bpy.types.Operator):
     def make_job(self, _context: bpy.types.Context) -> Job:
         request = environment.request()
         if not request.wheels and not bpy.app.online_access:
-            raise ValueError(
+            raise Trouble(
                 "Blender may not use the network: allow Online Access in the System preferences, "
-                "or give a folder of wheels."
+                "or give a folder of wheels.",
+                mending.ONLINE,
             )
-        if any(job.title == "Set Up Backend" for job in board.jobs):
+        if any(job.title == SET_UP for job in board.jobs):
             raise ValueError("The backend is being set up already.")
-        session.backend.stop()
+        session.backend.stop(wait=False)
         self._python: Path | None = None
-        return Job("Set Up Backend", install.run(request, environment.log()))
+        return Job(SET_UP, install.run(request, environment.log()))
 
     def receive(self, _context: bpy.types.Context, event: Any) -> None:
         self._python = event
@@ -44,23 +49,36 @@ class MEGA_OT_set_up_backend(JobOperator, bpy.types.Operator):
         return "The backend is set up; it starts when needed"
 
 
-class MEGA_OT_remove_backend(bpy.types.Operator):
+class MEGA_OT_remove_backend(JobOperator, bpy.types.Operator):
     """Remove the backend's environment from this computer"""
 
     bl_idname = "mega.remove_backend"
     bl_label = "Remove Backend"
+    bl_options = {"INTERNAL"}
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         return context.window_manager.invoke_confirm(self, event)
 
-    def execute(self, _context: bpy.types.Context) -> set[str]:
-        session.backend.stop()
-        try:
-            install.remove(environment.folder())
-        except BackendError as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
-        return {"FINISHED"}
+    def make_job(self, _context: bpy.types.Context) -> Job:
+        folder, self._removed = environment.folder(), False
+
+        def work(_job: Job) -> Iterator[Any]:
+            yield Progress(0.0, "stopping it")
+            session.backend.stop()
+            yield Progress(0.1, "removing its files")
+            install.remove(folder)
+            yield folder
+
+        return Job("Remove Backend", work)
+
+    def receive(self, _context: bpy.types.Context, _event: Any) -> None:
+        self._removed = True
+
+    def anything(self) -> bool:
+        return self._removed
+
+    def summary(self) -> str:
+        return "The backend is removed from this computer"
 
 
 class MEGA_OT_show_log(bpy.types.Operator):
@@ -69,7 +87,14 @@ class MEGA_OT_show_log(bpy.types.Operator):
     bl_idname = "mega.show_log"
     bl_label = "Show Log"
 
-    name: bpy.props.EnumProperty(name="Log", items=(("setup", "Set-up", ""), ("backend", "Backend", "")))
+    name: bpy.props.EnumProperty(
+        name="Log",
+        description="Which log to open",
+        items=(
+            ("backend", "Backend", "What the backend that Blender started says"),
+            ("setup", "Set-up", "What the last set-up of the backend did"),
+        ),
+    )
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         path = environment.log().with_name(f"{self.name}.log")
@@ -77,7 +102,7 @@ class MEGA_OT_show_log(bpy.types.Operator):
             self.report({"WARNING"}, "There is no log yet")
             return {"CANCELLED"}
         bpy.ops.text.open(filepath=str(path), internal=True)
-        text = bpy.data.texts[-1]
+        text = next(text for text in reversed(bpy.data.texts) if text.name.startswith(path.name))
         if context.window is not None:
             bpy.ops.wm.window_new()
             area = context.window_manager.windows[-1].screen.areas[0]

@@ -15,7 +15,7 @@ class MEGA_OT_show_uncertainty(bpy.types.Operator):
     bl_label = "Show Uncertainty"
     bl_options = {"REGISTER", "UNDO"}
 
-    show: BoolProperty(name="Show", default=True)
+    show: BoolProperty(name="Show", description="Whether to show the colours or the materials", default=True)
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:

@@ -15,13 +15,46 @@ TURNS = {
 }  # fmt: skip
 
 
-def orientation(picture: Path) -> tuple[float, bool, bool]:
-    """How a background picture must be turned (radians) and flipped to be upright; nothing for other files."""
+def stored(number: int, u: float, v: float) -> tuple[float, float]:
+    """Where a point of the upright picture lies in the stored one, whose EXIF orientation is `number`.
+
+    Both from the upper left corner, 0 to 1 to the right and down.
+    """
+    match number:
+        case 2:
+            return 1 - u, v
+        case 3:
+            return 1 - u, 1 - v
+        case 4:
+            return u, 1 - v
+        case 5:
+            return v, u
+        case 6:
+            return v, 1 - u
+        case 7:
+            return 1 - v, 1 - u
+        case 8:
+            return 1 - v, u
+    return u, v
+
+
+def upright(number: int, u: float, v: float) -> tuple[float, float]:
+    """The inverse of `stored`."""
+    return stored({6: 8, 8: 6}.get(number, number), u, v)
+
+
+def tag_of(picture: Path) -> int:
+    """EXIF's orientation tag of a file; 1 where it has none or cannot be read."""
     try:
         with open(picture, "rb") as file:
-            return TURNS.get(tag(file.read(1 << 18)), UPRIGHT)
+            return tag(file.read(1 << 18))
     except OSError:
-        return UPRIGHT  # Blender shows the missing picture itself
+        return 1
+
+
+def orientation(picture: Path) -> tuple[float, bool, bool]:
+    """How a background picture must be turned (radians) and flipped to be upright; nothing for other files."""
+    return TURNS.get(tag_of(picture), UPRIGHT)
 
 
 def tag(data: bytes) -> int:

@@ -19,11 +19,21 @@ def file_of(image: bpy.types.Image) -> Path:
     name = bpy.path.clean_name(Path(image.name).stem)
     if image.packed_file and not image.is_dirty:
         copy = Path(bpy.app.tempdir) / f"{name}{own.suffix if own and own.suffix else '.png'}"
-        copy.write_bytes(image.packed_file.data)
+        try:
+            copy.write_bytes(image.packed_file.data)
+        except OSError as error:
+            raise _unwritten(image, str(error.strerror)) from error
         return copy
     if not image.has_data and image.source == "FILE":
         raise ValueError(f"The file of the image {image.name!r} is gone; choose it again.")
     return _written(image, Path(bpy.app.tempdir) / f"{name}.png")
+
+
+def _unwritten(image: bpy.types.Image, why: str) -> ValueError:
+    return ValueError(
+        f"{image.name} cannot be written to Blender's temporary folder ({why}); make room there, or choose "
+        "another in the preferences' File Paths."
+    )
 
 
 def _written(image: bpy.types.Image, path: Path) -> Path:
@@ -37,10 +47,15 @@ def _written(image: bpy.types.Image, path: Path) -> Path:
     copy = bpy.data.images.new(path.stem, *image.size, alpha=image.channels == 4)
     try:
         pixels = np.ones((image.size[0] * image.size[1], 4), np.float32)
-        pixels[:, : min(image.channels, 4)] = values.reshape(-1, image.channels)[:, :4]
+        if image.channels < 3:
+            pixels[:, :3] = values.reshape(-1, image.channels)[:, :1]
+        else:
+            pixels[:, : image.channels] = values.reshape(-1, image.channels)
         copy.pixels.foreach_set(pixels.ravel())
         copy.filepath_raw, copy.file_format = str(path), "PNG"
         copy.save()
+    except RuntimeError as error:
+        raise _unwritten(image, str(error).strip()) from error
     finally:
         bpy.data.images.remove(copy)
     return path

@@ -65,6 +65,14 @@ def blender(extension, backend_url):
     return bpy
 
 
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory):
+    """The environment of a real Blender that has the freshly built extension installed."""
+    from real_blender import BLENDER, install
+
+    return install(tmp_path_factory.mktemp("blender"), BLENDER)
+
+
 @pytest.fixture
 def photo(tmp_path):
     """A grey picture of 80 × 60 pixels, in which the fake finds two people."""

@@ -9,6 +9,7 @@ import os
 import time
 import traceback
 from pathlib import Path
+from typing import ClassVar
 
 import bpy
 
@@ -37,6 +38,93 @@ def jobs():
     import sys
 
     return [job.text for job in sys.modules[f"{PACKAGE}.blender_addon.jobs"].board.jobs]
+
+
+def install(archive):
+    """As dropping the zip onto the window does, once the drop is confirmed."""
+    bpy.ops.extensions.package_install_files(filepath=archive, repo="user_default", enable_on_install=True)
+    return PACKAGE in bpy.context.preferences.addons
+
+
+def module(name):
+    import sys
+
+    return sys.modules[f"{PACKAGE}.blender_addon.{name}"]
+
+
+def backend():
+    """The state of the connection, as the panel says it."""
+    return module("session").backend.state.phase.value
+
+
+def spot(number, across=0.5, down=0.5):
+    """A place in a found person's box over the 3D view, in pixels from the window's upper left corner."""
+    x0, y0, x1, y1 = bpy.context.scene.mega.found[number].box
+    return on_picture(x0 + across * (x1 - x0), y0 + down * (y1 - y0))
+
+
+def on_picture(x, y):
+    main = next(region for region in view().regions if region.type == "WINDOW")
+    mapping = module("chooser").Mapping(view(), tuple(bpy.context.scene.mega.found_size))
+    left, bottom = mapping.to_region(x, y)
+    return [main.x + left, window().height - main.y - bottom]
+
+
+def chosen():
+    return [person.chosen for person in bpy.context.scene.mega.found]
+
+
+class Ours:
+    """The longest time that each of our own functions kept the main thread, in seconds."""
+
+    longest: ClassVar[dict[str, float]] = {}
+
+    @classmethod
+    def watch(cls, owner, name, label):
+        function = getattr(owner, name)
+
+        def timed(*arguments, **named):
+            began = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                inner = cls.longest.get("import now", 0.0) if label == "operator" else 0.0
+                cls.longest["import now"] = 0.0 if label == "operator" else cls.longest.get("import now", 0.0)
+                seconds = time.perf_counter() - began
+                if label == "import":
+                    cls.longest["import now"] = seconds
+                cls.longest[label] = max(cls.longest.get(label, 0.0), seconds - inner)
+
+        setattr(owner, name, timed)
+        return timed
+
+
+def watch_ours():
+    """Measure every call of ours on the main thread: operators' timers, results put into the scene, panels, status."""
+    Ours.watch(module("operators.job").JobOperator, "modal", "operator")
+    Ours.watch(module("scene.recovery").Importer, "receive", "import")
+    for name in dir(module("panels")):
+        if name.startswith("MEGA_PT_"):
+            Ours.watch(getattr(module("panels"), name), "draw", "panels")
+    session = module("session")
+    bpy.app.timers.unregister(session._tick)
+    bpy.app.timers.register(Ours.watch(session, "_tick", "status"), persistent=True)
+    return True
+
+
+def longest_calls():
+    found, Ours.longest = Ours.longest, {}
+    return found
+
+
+def show_preferences(show=True):
+    """Open the add-on's preferences in their own window, or close it."""
+    if show:
+        return list(bpy.ops.mega.preferences())
+    while len(bpy.context.window_manager.windows) > 1:
+        with bpy.context.temp_override(window=bpy.context.window_manager.windows[-1]):
+            bpy.ops.wm.window_close()
+    return True
 
 
 def prepare(url, picture, hypotheses):

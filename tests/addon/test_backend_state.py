@@ -44,8 +44,14 @@ def test_one_that_dies_is_restarted_once_then_reported(state):
     assert s.phase is state.Phase.STARTING and isinstance(effects[0], state.StartProcess)
     s = run(state, s, state.ProcessReady("u", "t"), state.Answered({}))[0]
     s, effects = run(state, s, state.ProcessExited(-9, "killed"))
-    assert s.phase is state.Phase.FAILED and "killed" in s.text and not effects
+    assert s.phase is state.Phase.FAILED and "signal 9" in s.text and not effects
     assert run(state, s, state.Wanted())[0].phase is state.Phase.STARTING
+
+
+def test_one_that_worked_in_between_is_restarted_again(state):
+    s = run(state, ready(state), state.ProcessExited(-9), state.ProcessReady("u", "t"), state.Answered({}))[0]
+    s = run(state, s, state.Worked(), state.ProcessExited(-9))[0]
+    assert s.phase is state.Phase.STARTING
 
 
 def test_one_that_was_idle_just_starts_again(state):
@@ -154,22 +160,104 @@ def _is_zombie(pid):
     return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
 
 
-def test_a_job_whose_backend_is_killed_fails_with_a_sentence_and_the_next_one_works(runner, photo):
+def killing(runner, photo, times, after):
+    """The events of a job whose backend is killed so many times, each time when an event of a kind comes."""
     from mega_mesh_recovery.blender_addon import tasks
-    from mega_mesh_recovery.blender_addon.jobs import Failed, Job
+    from mega_mesh_recovery.blender_addon.jobs import Job
     from mega_mesh_recovery.mega_backend.protocol import RecoverParameters
 
-    def job(kill):
-        for event in Job("picture", tasks.recover(runner, [photo], RecoverParameters(hypotheses=2))).run():
-            if kill and isinstance(event, tasks.Begun):
-                runner._process._child.kill()
-                runner._process._child.wait()
-            yield event
+    for event in Job("picture", tasks.recover(runner, [photo], RecoverParameters(hypotheses=2))).run():
+        if times and after(event):
+            times -= 1
+            runner._process._child.kill()
+        yield event
 
-    *_, last = job(kill=True)
-    assert isinstance(last, Failed) and ("was lost" in last.text or "No backend answers" in last.text)
-    events = list(job(kill=False))
-    assert any(isinstance(event, tasks.Ended) and event.people == 2 for event in events)
+
+def is_person(event):
+    return getattr(getattr(event, "message", None), "kind", "") == "person"
+
+
+def begins(event):
+    return type(event).__name__ == "Begun" or getattr(event, "text", "").endswith("started again")
+
+
+def test_a_job_whose_backend_is_killed_goes_on_with_another_one(runner, photo):
+    events = list(killing(runner, photo, 1, begins))
+    assert [type(event).__name__ for event in events if type(event).__name__ != "Progress"] == [
+        "BodyKnown", "Begun", "Received", "Received", "Received", "Ended",
+    ]  # fmt: skip
+    assert any(getattr(event, "text", "").endswith("it is started again") for event in events)
+
+
+def test_what_arrived_before_the_backend_was_killed_does_not_come_twice(runner, photo):
+    events = list(killing(runner, photo, 1, is_person))
+    assert [event.message.fields["index"] for event in events if is_person(event)] == [0, 1]
+
+
+def test_a_backend_that_dies_twice_is_reported_and_the_next_job_starts_another(runner, photo, state):
+    def doomed(event):
+        if begins(event):
+            # The second one dies as soon as it is there.
+            process = runner._process
+            if type(event).__name__ != "Begun":
+                while runner._process is process or runner._process is None:
+                    time.sleep(0.01)
+        return begins(event)
+
+    *_, last = killing(runner, photo, 2, doomed)
+    assert type(last).__name__ == "Failed" and "signal 9" in last.text and last.mend.operator == "mega.show_log"
+    assert runner.state.phase is state.Phase.FAILED
+    assert sum(map(is_person, killing(runner, photo, 0, begins))) == 2
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(extension, tmp_path):
+    from mega_mesh_recovery.blender_addon.backend.process import Log
+
+    with Log(tmp_path / "no folder" / "backend.log") as log:
+        log.write("lost\n")
+    assert log.problem
+    full = Log(tmp_path / "full.log")
+    full._file = open("/dev/full", "w") if sys.platform.startswith("linux") else full._file  # noqa: SIM115
+    with full as log:
+        log.write("lost\n")
+        log.write("lost\n")
+    assert not sys.platform.startswith("linux") or log.problem
+
+
+def test_queued_jobs_run_one_after_the_other(extension):
+    from mega_mesh_recovery.blender_addon.jobs import Job, board
+
+    order, gate = [], threading.Event()
+
+    def work(name):
+        def run(job):
+            order.append(f"{name} begins")
+            if name == "first":
+                gate.wait(10)
+            order.append(f"{name} ends")
+            yield from ()
+
+        return run
+
+    jobs = [Job("first", work("first"), queued=True), Job("second", work("second"), queued=True)]
+    beside = Job("beside", work("beside"))
+    for job in (*jobs, beside):
+        board.add(job)
+        job.start()
+    try:
+        deadline = time.monotonic() + 10
+        while not (beside.done and jobs[1].text):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert jobs[1].text == "waits for first" and "second begins" not in order
+        gate.set()
+        while not jobs[1].done:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert order.index("first ends") < order.index("second begins")
+    finally:
+        gate.set()
+        board.jobs.clear()
 
 
 def test_a_python_that_cannot_be_run_is_a_sentence(runner, state, tmp_path):

@@ -8,35 +8,19 @@ window works with a real model instead of the fake one.
 import json
 import os
 import socket
-import subprocess
-import sys
+import threading
 from pathlib import Path
 
 import pytest
+import uvicorn
+from fake_recoverer import FakeBody, FakeRecoverer
 from PIL import Image
+from real_blender import ROOT, run
 from window import Window
 
-ROOT = Path(__file__).resolve().parents[2]
-BLENDER = os.environ.get("BLENDER", "blender")
+from mega_backend import server
+
 pytestmark = pytest.mark.blender
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """The environment of a Blender that has the freshly built extension installed."""
-    folder = tmp_path_factory.mktemp("blender")
-    command = [sys.executable, "-m", "tools.build_extension", "--blender", BLENDER, "--output", str(folder)]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
-    archive = next(folder.glob("mega_mesh_recovery-*.zip"))
-    environment = {**os.environ, "BLENDER_USER_RESOURCES": str(folder / "user")}
-    run(environment, "--command", "extension", "install-file", "-r", "user_default", "--enable", str(archive))
-    return environment
-
-
-def run(environment, *arguments, check=True):
-    done = subprocess.run([BLENDER, *arguments], env=environment, capture_output=True, text=True, timeout=240)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 def read_back(environment, blend, tmp_path):
@@ -63,6 +47,21 @@ def test_the_command_line_makes_one_file_of_several_pictures(installed, backend_
     assert read_back(installed, blend, tmp_path) == [["park", 3]] * 2
 
 
+def test_a_folder_of_fifty_pictures_with_a_bad_one_among_them(installed, backend_url, tmp_path):
+    folder, output = tmp_path / "pictures", tmp_path / "blends"
+    folder.mkdir()
+    for number in range(49):
+        Image.new("RGB", (80, 60), (60 + number,) * 3).save(folder / f"{number:02}.png")
+    (folder / "17b.jpg").write_bytes(b"no picture")
+    done = run(installed, "-b", "--command", "mega", "--url", backend_url, "recover", str(folder), "-n", "2",
+               "-o", str(output), check=False)  # fmt: skip
+    assert done.returncode == 1 and "49 of 50 pictures done" in done.stdout
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("mega: ")]
+    assert "17b.jpg" in line and "not a picture" in line
+    assert sorted(path.name for path in output.iterdir()) == [f"{number:02}.blend" for number in range(49)]
+    assert read_back(installed, output / "48.blend", tmp_path) == [["48", 2]] * 2
+
+
 def test_the_command_line_makes_random_people(installed, backend_url, tmp_path):
     blend = tmp_path / "crowd.blend"
     run(installed, "-b", "--command", "mega", "--url", backend_url, "random", "-n", "3", "-o", str(blend))
@@ -77,8 +76,12 @@ def test_a_script_in_background_mode(installed, backend_url, photo, tmp_path):
     assert read_back(installed, blend, tmp_path) == [["park", 2]] * 2
 
 
-# Places in the sidebar, from its upper left corner, at the default scale.
-RECOVER, NEXT, UNCERTAINTY, LOCK_LEFT_LEG, RE_ROLL = (136, 130), (243, 273), (136, 320), (90, 428), (136, 455)
+# Places in the sidebar, from its upper left corner, at the default scale; those of the panel Person are `PERSON` lower
+# by a row for each three found people.
+FIND, RECOVER, STOP = (136, 148), (136, 180), (243, 211)
+NEXT, KEYFRAME, UNCERTAINTY, LOCK_LEFT_LEG, LOCK_RIGHT_LEG, RE_ROLL = (
+    (243, 325), (200, 345), (136, 372), (74, 480), (195, 480), (136, 507),
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -91,8 +94,17 @@ def window(installed, tmp_path):
 
 
 @pytest.fixture
-def scene(window, backend_url, tmp_path):
-    """The window with the sidebar open: backend, picture and how many people are in it."""
+def fresh_window(installed, tmp_path):
+    """A Blender that has never seen the extension."""
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    opened = Window(folder, {**installed, "BLENDER_USER_RESOURCES": str(tmp_path / "user")})
+    yield opened
+    opened.close()
+
+
+def connected(window, backend_url, tmp_path):
+    """Connect it, open the sidebar and choose the picture; gives the picture and how many people are in it."""
     picture = Path(os.environ.get("MEGA_PICTURE", tmp_path / "park.png"))
     if not picture.exists():
         Image.new("RGB", (800, 600), (120, 130, 140)).save(picture)
@@ -104,14 +116,38 @@ def scene(window, backend_url, tmp_path):
     return picture, people
 
 
-def test_a_person_is_recovered_and_worked_on_with_the_mouse(window, scene, tmp_path):
-    picture, people = scene
+def test_the_whole_way_with_the_mouse(fresh_window, installed, backend_url, tmp_path):
+    window = fresh_window
+    assert window.ask(f"install({installed['MEGA_ZIP']!r})")
+    picture, people = connected(window, backend_url, tmp_path)
+    window.ask("show_preferences()")
+    window.screenshot("0_preferences")
+    window.ask("show_preferences(False)")
+    window.ask("invoke(bpy.ops.mega.test_backend)")
+    window.wait_until("backend() == 'ready' and not jobs()")
     window.screenshot("1_sidebar")
-    window.ask("longest_gap()")
-    window.click_in_sidebar(RECOVER, "people() or jobs()")
+
+    # Who is in the picture: leave one out and take him in again, draw a box round another.
+    window.click_in_sidebar(FIND, "jobs() or chosen()")
+    window.wait_until(f"len(chosen()) == {people} and not jobs()", 200)
+    window.wait_until("module('chooser').state.area != 0")
+    window.screenshot("2_found")
+    window.click(*window.ask("spot(1)"))
+    assert window.ask("chosen()") == [True, False] + [True] * (people - 2)
+    window.screenshot("3_left_out")
+    window.click(*window.ask("spot(1)"))
+    assert all(window.ask("chosen()"))
+    x0, y0, x1, y1 = window.ask("list(bpy.context.scene.mega.found[0].box)")
+    window.ask("list(bpy.ops.mega.remove_box(index=0))")
+    window.drag(window.ask(f"on_picture({x0}, {y0})"), window.ask(f"on_picture({x1}, {y1})"))
+    window.wait_until(f"len(chosen()) == {people} and not jobs()", 200)
+    assert window.ask(f"bpy.context.scene.mega.found[{people - 1}].drawn")
+    window.screenshot("4_box_drawn")
+
+    window.key("Return")
     window.wait_until(f"len(people()) == {people} and not jobs()", 200)
-    print("longest pause of the interface:", window.ask("longest_gap()"), "s")
-    window.screenshot("2_recovered")
+    assert window.ask("module('chooser').state.area") == 0
+    window.screenshot("5_recovered")
     names = [f"Hypothesis {index}" for index in range(5)]
     assert window.ask("[keys(person) for person in people()]") == [names] * people
     assert window.ask("view().spaces.active.region_3d.view_perspective") == "CAMERA"
@@ -126,58 +162,104 @@ def test_a_person_is_recovered_and_worked_on_with_the_mouse(window, scene, tmp_p
     window.wait_until("not people()")
     window.key("ctrl+shift+z")
     window.wait_until(f"len(people()) == {people}")
+    window.ask("list(bpy.ops.mega.forget_people())")
 
     window.click_in_sidebar(NEXT, "bpy.context.object.mega.hypothesis == 1")
-    window.screenshot("3_second_alternative")
+    window.screenshot("6_second_alternative")
     window.click_in_sidebar(UNCERTAINTY, "bpy.context.scene.mega.show_uncertainty")
-    window.screenshot("4_uncertainty")
+    window.screenshot("7_uncertainty")
     window.click_in_sidebar(UNCERTAINTY, "not bpy.context.scene.mega.show_uncertainty")
     window.click_in_sidebar(LOCK_LEFT_LEG, "bpy.context.object.mega.lock_left_leg")
+    window.click_in_sidebar(LOCK_RIGHT_LEG, "bpy.context.object.mega.lock_right_leg")
     seed = window.ask("bpy.context.object.mega.seed")
     window.click_in_sidebar(RE_ROLL, f"bpy.context.object.mega.seed == {seed + 1} or jobs()")
     window.wait_until(f"bpy.context.object.mega.seed == {seed + 1} and not jobs()", 200)
-    window.screenshot("5_re_rolled")
     assert window.ask("[keys(person) for person in people()]") == [names] * people
+    window.click_in_sidebar(NEXT, "bpy.context.object.mega.hypothesis == 1")
+    window.screenshot("8_re_rolled")
+    window.click_in_sidebar(KEYFRAME, "bpy.context.object.data.shape_keys.animation_data is not None")
 
-    # Saved, opened again, re-rolled again; then people out of nothing beside them.
-    name = window.ask("bpy.context.object.name")
+    # People out of nothing, in a grid and as an animation.
+    window.ask("invoke(bpy.ops.mega.random, count=6, seed=1, arrange='GRID')")
+    window.wait_until(f"len(people()) == {people + 6} and not jobs()", 200)
+    window.ask("show_all('Random People')")
+    window.screenshot("9_random_people")
+    window.ask("invoke(bpy.ops.mega.random, count=4, seed=1, arrange='ANIMATION')")
+    window.wait_until(f"len(people()) == {people + 7} and not jobs()", 200)
+
+    # Saved, opened again, re-rolled again.
+    name = f"{picture.stem} Person 1"
     path = str(tmp_path / "people.blend")
     window.ask(f"list(bpy.ops.wm.save_as_mainfile(filepath={path!r}))")
     window.ask(f"list(bpy.ops.wm.open_mainfile(filepath={path!r}))")
     window.wait_until("bool(view()) and len(people()) > 0")
     window.ask(f"setattr(bpy.context.view_layer.objects, 'active', bpy.data.objects[{name!r}])")
-    assert window.ask("bpy.context.object.mega.lock_left_leg")
+    seed = window.ask("bpy.context.object.mega.seed")
     window.wait_until("show_tab()")
-    window.click_in_sidebar(RE_ROLL, f"bpy.context.object.mega.seed == {seed + 2} or jobs()")
-    window.wait_until(f"bpy.context.object.mega.seed == {seed + 2} and not jobs()", 200)
-    window.ask("invoke(bpy.ops.mega.random, count=6, seed=1)")
-    window.wait_until(f"len(people()) == {people + 6} and not jobs()", 200)
-    window.ask("show_all('Random People')")
-    window.screenshot("6_random_people")
+    window.click_in_sidebar(RE_ROLL, f"bpy.context.object.mega.seed == {seed + 1} or jobs()")
+    window.wait_until(f"bpy.context.object.mega.seed == {seed + 1} and not jobs()", 200)
     assert "Traceback" not in window.log
 
 
-def test_escape_stops_and_the_interface_answers_meanwhile(window, scene):
-    import threading
+@pytest.fixture
+def serve():
+    """Starts a backend around a recoverer; gives its address."""
+    running = []
 
-    import uvicorn
-    from fake_recoverer import FakeRecoverer
+    def start(recoverer):
+        listener = socket.create_server(("127.0.0.1", 0))
+        instance = uvicorn.Server(uvicorn.Config(server.create_app(recoverer), log_level="warning"))
+        thread = threading.Thread(target=instance.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        running.append((instance, thread))
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
-    from mega_backend import server
-
-    listener = socket.create_server(("127.0.0.1", 0))
-    slow = FakeRecoverer(0.2)
-    instance = uvicorn.Server(uvicorn.Config(server.create_app(slow), log_level="warning"))
-    thread = threading.Thread(target=instance.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    try:
-        window.ask(f"prepare('http://127.0.0.1:{listener.getsockname()[1]}', {str(scene[0])!r}, 5)")
-        window.ask("setattr(bpy.context.scene.mega, 'steps', 54)")
-        window.click_in_sidebar(RECOVER, "jobs() and 'step' in jobs()[0]")
-        window.screenshot("7_working")
-        window.key("Escape")
-        window.wait_until("not jobs()")
-        assert not window.ask("people()") and slow.steps_done < 54
-    finally:
+    yield start
+    for instance, thread in running:
         instance.should_exit = True
         thread.join(10)
+
+
+def test_escape_stops_errors_have_a_button_and_nothing_holds_the_interface_up(window, serve, backend_url, tmp_path):
+    picture, _ = connected(window, backend_url, tmp_path)
+    slow = FakeRecoverer(0.2)
+    window.ask(f"prepare({serve(slow)!r}, {str(picture)!r}, 5)")
+    window.ask("setattr(bpy.context.scene.mega, 'steps', 54)")
+    window.click_in_sidebar(RECOVER, "jobs() and 'step' in jobs()[0]")
+    window.ask("invoke(bpy.ops.mega.random, count=2, seed=1)")
+    window.wait_until("len(jobs()) == 2 and 'waits for' in jobs()[1]")
+    window.screenshot("10_working")
+    window.key("Escape")
+    window.key("Escape")
+    window.wait_until("not jobs()")
+    assert not window.ask("people()") and slow.steps_done < 54
+
+    window.ask(f"prepare('http://127.0.0.1:1', {str(picture)!r}, 5)")
+    window.click_in_sidebar(RECOVER, "module('jobs').board.problem is not None")
+    assert "No backend answers" in window.ask("module('jobs').board.problem.text")
+    window.screenshot("11_error")
+
+    # A hundred pictures, and one person of full size with 25 alternatives: how long do we keep the main thread?
+    window.ask("setattr(bpy.context.scene.mega, 'steps', 1)")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(100):
+        Image.new("RGB", (80, 60), (60 + number,) * 3).save(folder / f"{number:03}.png")
+    names = [{"name": f"{number:03}.png"} for number in range(100)]
+    window.ask(f"prepare({serve(FakeRecoverer())!r}, {str(picture)!r}, 1)")
+    window.ask("watch_ours()")
+    window.ask(f"invoke(bpy.ops.mega.recover, directory={str(folder)!r}, files={names!r})")
+    window.wait_until("len(people()) == 200 and not jobs()", 400)
+    calls = window.ask("longest_calls()")
+    print("longest calls of ours, 100 pictures:", calls)
+    # On a busy machine a call waits for its turn like everybody: what it needs itself is far below the bound.
+    bound = 0.05 * float(os.environ.get("MEGA_PATIENCE", 1))
+    assert max(calls["operator"], calls["panels"], calls["status"]) <= bound
+
+    full_size = FakeRecoverer(body=FakeBody.make(38, 361))
+    window.ask(f"prepare({serve(full_size)!r}, {str(picture)!r}, 25)")
+    window.ask("invoke(bpy.ops.mega.recover)")
+    window.wait_until("len(people()) == 202 and not jobs()", 200)
+    calls = window.ask("longest_calls()")
+    print("longest calls of ours, 25 keys of 13,718 vertices:", calls)
+    assert calls["import"] <= 2 * bound

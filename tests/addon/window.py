@@ -85,6 +85,16 @@ class Window:
                 time.sleep(0.2)
         raise AssertionError(f"never true: {until}\n{self.log}")
 
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """With the left button, as slowly as a hand: Blender must see it move."""
+        self.move(*start)
+        self._xdotool("mousedown", "1")
+        time.sleep(0.4)
+        for part in (0.3, 0.7, 1.0):
+            self.move(*(a + part * (b - a) for a, b in zip(start, end, strict=True)))
+        self._xdotool("mouseup", "1")
+        time.sleep(0.6)
+
     def key(self, name: str) -> None:
         """A key with the pointer over the 3D view."""
         self.move(*self.ask("middle()"))
