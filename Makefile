@@ -21,7 +21,7 @@ $(VENV)/.complete: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[train,test,blender,anny]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[train,test,blender,anny,usd]"
 	touch $@
 
 demo: setup

@@ -64,7 +64,7 @@ def fit_translation(
     translation: np.ndarray,
     focal_length: float,
     picture_size: tuple[int, int],
-    tolerance: float,
+    tolerance: float | np.ndarray,
     iterations: int = 10,
 ) -> np.ndarray:
     """Move bodies so that their joints project onto landmarks, in full perspective.
@@ -74,10 +74,10 @@ def fit_translation(
 
     Args:
         joints: (N, J, 3) in camera axes, before translation.
-        landmarks: (J, 2) pixels.
-        weights: (J,) ≥ 0; 0 for a landmark that is missing.
+        landmarks: (J, 2) pixels, or (N, J, 2).
+        weights: (J,) or (N, J) ≥ 0; 0 for a landmark that is missing.
         translation: (N, 3) to start from.
-        tolerance: pixels by which a good landmark may be off.
+        tolerance: pixels by which a good landmark may be off, or (N, 1).
 
     Returns:
         (N, 3).

@@ -4,9 +4,7 @@ Camera coordinates are turned into these formats' usual axes, x right, y up, z t
 the picture sits at the origin and looks along −z, as glTF's cameras do.
 """
 
-import json
 import os
-import struct
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +12,7 @@ import numpy as np
 
 from . import __version__
 from .files import OutputError, atomic_write
+from .gltf import Gltf
 from .protocol import BodyTopology
 from .result import Person, Recovery
 
@@ -142,13 +141,11 @@ def write_glb(recovery: Recovery, stream: BinaryIO, topology: BodyTopology | Non
 
     Spread lies in the vertex attribute `_SPREAD` (metres); the picture's size, focal length and `meta` in `extras`.
     """
-    builder = _Gltf()
-    origin, triangles, uv = _split_at_seams(recovery.faces, topology)
+    builder = Gltf()
+    origin, triangles, uv = split_at_seams(recovery.faces, topology)
     for number, person in enumerate(recovery.people, 1):
-        builder.add_person(f"person_{number}", person, recovery.faces, origin, triangles, uv)
-    width, height = recovery.picture_size
-    fields = {"yfov": 2 * np.arctan2(height / 2, recovery.focal_length), "aspectRatio": width / height, "znear": 0.01}
-    builder.add_camera({name: float(value) for name, value in fields.items()})
+        _add_person(builder, f"person_{number}", person, recovery.faces, origin, triangles, uv)
+    builder.add_camera(recovery.focal_length, recovery.picture_size)
     extras = {
         "picture_size": list(recovery.picture_size),
         "focal_length": float(recovery.focal_length),
@@ -157,7 +154,7 @@ def write_glb(recovery: Recovery, stream: BinaryIO, topology: BodyTopology | Non
     stream.write(builder.binary(extras))
 
 
-def _split_at_seams(
+def split_at_seams(
     faces: np.ndarray, topology: BodyTopology | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """glTF wants one UV per vertex: vertices on UV seams are doubled.
@@ -177,99 +174,43 @@ def _split_at_seams(
     return unique[:, 0], np.concatenate(fan), uv
 
 
-class _Gltf:
-    """Collects a glTF document and its one binary buffer."""
-
-    FLOAT, UINT32 = 5126, 5125
-    VERTEX_BUFFER, INDEX_BUFFER = 34962, 34963
-    TYPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3"}  # noqa: RUF012
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.document: dict = {
-            "asset": {"version": "2.0", "generator": f"MEGA Mesh Recovery {__version__}"},
-            "scene": 0,
-            "scenes": [{"nodes": []}],
-            "nodes": [],
-            "bufferViews": [],
-            "accessors": [],
-        }
-
-    def accessor(self, array: np.ndarray, target: int, bounds: bool = False) -> int:
-        array = np.ascontiguousarray(array, "<u4" if target == self.INDEX_BUFFER else "<f4")
-        columns = 1 if array.ndim == 1 else array.shape[1]
-        views, accessors = self.document["bufferViews"], self.document["accessors"]
-        views.append({"buffer": 0, "byteOffset": len(self.data), "byteLength": array.nbytes, "target": target})
-        self.data += array.tobytes()  # all element sizes are multiples of four bytes: views stay aligned
-        kind = self.UINT32 if target == self.INDEX_BUFFER else self.FLOAT
-        entry = {"bufferView": len(views) - 1, "componentType": kind, "count": len(array), "type": self.TYPES[columns]}
-        if bounds:
-            entry |= {"min": array.min(axis=0).tolist(), "max": array.max(axis=0).tolist()}
-        accessors.append(entry)
-        return len(accessors) - 1
-
-    def node(self, fields: dict) -> None:
-        self.document["nodes"].append(fields)
-        self.document["scenes"][0]["nodes"].append(len(self.document["nodes"]) - 1)
-
-    def add_camera(self, perspective: dict) -> None:
-        self.document["cameras"] = [{"type": "perspective", "perspective": perspective}]
-        self.node({"name": "picture", "camera": 0})
-
-    def add_person(
-        self,
-        name: str,
-        person: Person,
-        faces: np.ndarray,
-        origin: np.ndarray,
-        triangles: np.ndarray,
-        uv: np.ndarray | None,
-    ) -> None:
-        if "materials" not in self.document:
-            surface = {"baseColorFactor": [0.72, 0.72, 0.75, 1.0], "metallicFactor": 0.0, "roughnessFactor": 0.7}
-            self.document["materials"] = [{"name": "skin", "pbrMetallicRoughness": surface}]
-        # Each person's node stands where its body's middle is, so that turning the node turns the body in place.
-        meshes = person.vertices * _TO_Y_UP
-        middle = meshes[0].mean(axis=0)
-        meshes = (meshes - middle)[:, origin]
-        normals = (vertex_normals(person.vertices, faces) * _TO_Y_UP)[:, origin]
-        attributes = {
-            "POSITION": self.accessor(meshes[0], self.VERTEX_BUFFER, bounds=True),
-            "NORMAL": self.accessor(normals[0], self.VERTEX_BUFFER),
-            "_SPREAD": self.accessor(person.spread[origin], self.VERTEX_BUFFER),
-        }
-        if uv is not None:
-            attributes["TEXCOORD_0"] = self.accessor(uv, self.VERTEX_BUFFER)
-        primitive = {
-            "attributes": attributes,
-            "indices": self.accessor(triangles.ravel(), self.INDEX_BUFFER),
-            "material": 0,
-        }
-        mesh = {"name": name, "primitives": [primitive]}
-        if len(meshes) > 1:
-            primitive["targets"] = [
-                {
-                    "POSITION": self.accessor(shape - meshes[0], self.VERTEX_BUFFER, bounds=True),
-                    "NORMAL": self.accessor(normal - normals[0], self.VERTEX_BUFFER),
-                }
-                for shape, normal in zip(meshes[1:], normals[1:], strict=True)
-            ]
-            mesh["weights"] = [0.0] * (len(meshes) - 1)
-            mesh["extras"] = {"targetNames": [f"alternative_{number}" for number in range(1, len(meshes))]}
-        self.document.setdefault("meshes", []).append(mesh)
-        fields = {"name": name, "mesh": len(self.document["meshes"]) - 1, "translation": middle.tolist()}
-        self.node(fields | {"extras": {"log_probability": person.log_probability.tolist()}})
-
-    def binary(self, extras: dict) -> bytes:
-        document = self.document | {"extras": extras}
-        if self.data:
-            document["buffers"] = [{"byteLength": len(self.data)}]
-        else:
-            # glTF forbids empty lists.
-            document = {name: value for name, value in document.items() if name not in ("bufferViews", "accessors")}
-        text = json.dumps(document, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 4)
-        chunks = struct.pack("<I4s", len(text), b"JSON") + text
-        if self.data:
-            chunks += struct.pack("<I4s", len(self.data), b"BIN\0") + bytes(self.data)
-        return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
+def _add_person(
+    builder: Gltf,
+    name: str,
+    person: Person,
+    faces: np.ndarray,
+    origin: np.ndarray,
+    triangles: np.ndarray,
+    uv: np.ndarray | None,
+) -> None:
+    # Each person's node stands where its body's middle is, so that turning the node turns the body in place.
+    meshes = person.vertices * _TO_Y_UP
+    middle = meshes[0].mean(axis=0)
+    meshes = (meshes - middle)[:, origin]
+    normals = (vertex_normals(person.vertices, faces) * _TO_Y_UP)[:, origin]
+    attributes = {
+        "POSITION": builder.accessor(meshes[0], builder.VERTEX_BUFFER, bounds=True),
+        "NORMAL": builder.accessor(normals[0], builder.VERTEX_BUFFER),
+        "_SPREAD": builder.accessor(person.spread[origin], builder.VERTEX_BUFFER),
+    }
+    if uv is not None:
+        attributes["TEXCOORD_0"] = builder.accessor(uv, builder.VERTEX_BUFFER)
+    primitive = {
+        "attributes": attributes,
+        "indices": builder.accessor(triangles.ravel(), builder.INDEX_BUFFER),
+        "material": builder.skin_material(),
+    }
+    mesh = {"name": name, "primitives": [primitive]}
+    if len(meshes) > 1:
+        primitive["targets"] = [
+            {
+                "POSITION": builder.accessor(shape - meshes[0], builder.VERTEX_BUFFER, bounds=True),
+                "NORMAL": builder.accessor(normal - normals[0], builder.VERTEX_BUFFER),
+            }
+            for shape, normal in zip(meshes[1:], normals[1:], strict=True)
+        ]
+        mesh["weights"] = [0.0] * (len(meshes) - 1)
+        mesh["extras"] = {"targetNames": [f"alternative_{number}" for number in range(1, len(meshes))]}
+    builder.document.setdefault("meshes", []).append(mesh)
+    fields = {"name": name, "mesh": len(builder.document["meshes"]) - 1, "translation": middle.tolist()}
+    builder.node(fields | {"extras": {"log_probability": person.log_probability.tolist()}})

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
+from mega_backend.rotations import smallest_between
+
+from .animation import TO_Y_UP, Animation
+
 if TYPE_CHECKING:
     from mega_backend.body import Body
 
-    from .motion import TrackedPerson
-
+# Limbs of two bones here and one there, which points at the next: the body's two may bend a little between them.
+_ENDS = (("UpLeg", "Leg"), ("Arm", "ForeArm"), ("ForeArm", "Hand"))
 _LIMBS = (("UpLeg", "upperleg01", "upperleg02", "Hips"), ("Leg", "lowerleg01", "lowerleg01", "UpLeg"),
           ("Foot", "foot", "foot", "Leg"), ("ToeBase", "toe2-1", "toe2-1", "Foot"),
           ("Shoulder", "clavicle", "clavicle", "Spine4"), ("Arm", "upperarm01", "upperarm02", "Shoulder"),
           ("ForeArm", "lowerarm01", "lowerarm01", "Arm"), ("Hand", "wrist", "wrist", "ForeArm"))  # fmt: skip
-_TO_Y_UP = np.diag([1.0, -1.0, -1.0])
 
 
 def _skeleton() -> list[tuple[str, str, str, str | None]]:
@@ -34,16 +36,16 @@ def _skeleton() -> list[tuple[str, str, str, str | None]]:
     return result
 
 
-def bvh(people: Sequence[TrackedPerson], body: Body, frame_time: float) -> str:
-    """The motion of one person, one entry for each frame, as the text of a BVH file.
+def bvh(person: Animation, body: Body, frame_time: float) -> str:
+    """The motion of one person as the text of a BVH file.
 
-    frame_time: seconds from frame to frame. The last entry's body shape is that of all frames.
+    frame_time: seconds from frame to frame.
     """
     skeleton = _skeleton()
     names = [name for name, *_ in skeleton]
     bone = {name: number for number, name in enumerate(body.joint_names)}
     parents = [-1 if parent is None else names.index(parent) for *_, parent in skeleton]
-    shape = torch.as_tensor(people[-1].shape)[None]
+    shape = torch.as_tensor(person.shape)[None]
     heads = body.heads(shape)
     t_pose = body.t_pose(heads)[0].double().numpy()
     heads = heads[0].double().numpy()
@@ -79,14 +81,28 @@ def bvh(people: Sequence[TrackedPerson], body: Body, frame_time: float) -> str:
 
     write(0, 0)
     turns = [bone[turn] for _, _, turn, _ in skeleton]
-    lines += ["MOTION", f"Frames: {len(people)}", f"Frame Time: {frame_time:.6f}"]
-    for person in people:
-        world = _TO_Y_UP @ person.rotations[turns].astype(np.float64)
+    lines += ["MOTION", f"Frames: {len(person.times)}", f"Frame Time: {frame_time:.6f}"]
+    with torch.no_grad():
+        shapes = shape.expand(len(person.times), -1)
+        posed = body.posed_heads(torch.as_tensor(person.rotations), shapes).double().numpy() @ TO_Y_UP.T
+    turned = TO_Y_UP @ person.rotations[:, turns].astype(np.float64)
+    for name, end in _ENDS:
+        for side in ("Left", "Right"):
+            number, child = names.index(side + name), names.index(side + end)
+            start, stop = (bone[skeleton[n][1]] for n in (number, child))
+            along = turned[:, number] @ (places[child] - places[number])
+            turned[:, number] = _aimed(along, posed[:, stop] - posed[:, start]) @ turned[:, number]
+    for world, translation in zip(turned, person.translation, strict=True):
         local = np.stack([w if p < 0 else world[p].T @ w for w, p in zip(world, parents, strict=True)])
         angles = Rotation.from_matrix(local).as_euler("ZXY", degrees=True)
-        place = 100 * _TO_Y_UP @ (heads[0] + person.translation)
+        place = 100 * TO_Y_UP @ (heads[0] + translation)
         lines.append(" ".join([_row(place), *(_row(angles[number]) for number in order)]))
     return "\n".join(lines) + "\n"
+
+
+def _aimed(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The smallest rotations (F, 3, 3) from directions to directions (F, 3)."""
+    return smallest_between(torch.from_numpy(first), torch.from_numpy(second)).numpy()
 
 
 def _row(numbers: np.ndarray) -> str:

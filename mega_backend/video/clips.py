@@ -66,6 +66,7 @@ class Clip:
         if rate is not None and not (np.isfinite(rate) and rate > 0):
             raise ValueError(f"the frame rate must be a positive number, not {rate}")
         self.source, self.start, self.stop, self.step = str(source), start, stop, step
+        self.size: tuple[int, int] | None = None
         self.problems: list[str] = []
         self._files = _sequence(self.source)
         self._given_rate = rate
@@ -92,14 +93,25 @@ class Clip:
 
     def __iter__(self) -> Iterator[Frame]:
         self.problems = []
-        frames = self._decoded() if self._files is None else self._read()
+        yield from self.behind(-1)
+
+    def behind(self, last: int) -> Iterator[Frame]:
+        """The frames behind the one with number `last`; nothing up to there is decoded that need not be."""
+        frames = self._decoded(last) if self._files is None else self._read(last)
         for frame in frames:
             if self.stop is not None and frame.index >= self.stop:
                 return
-            if frame.index >= self.start and (frame.index - self.start) % self.step == 0:
+            if self._wanted(frame.index, last):
                 if frame.picture is None:
-                    self.problems.append(f"frame {frame.index} could not be read and is bridged")
+                    self.bridge(frame.index)
                 yield frame
+
+    def bridge(self, index: int) -> None:
+        """Note among the problems that a frame could not be read."""
+        self.problems.append(f"frame {index} could not be read and is bridged")
+
+    def _wanted(self, index: int, last: int) -> bool:
+        return index > last and index >= self.start and (index - self.start) % self.step == 0
 
     def _open(self) -> cv2.VideoCapture:
         path = Path(self.source)
@@ -112,12 +124,12 @@ class Clip:
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
         return capture
 
-    def _decoded(self) -> Iterator[Frame]:
+    def _decoded(self, behind: int) -> Iterator[Frame]:
         capture = self._open()
         try:
             index, missing, last = 0, 0, -np.inf
             while self.stop is None or index < self.stop:
-                wanted = index >= self.start and (index - self.start) % self.step == 0
+                wanted = self._wanted(index, behind)
                 # The time must be asked for after a grab: that of the frame that was grabbed.
                 good, picture = capture.read() if wanted else (capture.grab(), None)
                 if not good:
@@ -138,19 +150,19 @@ class Clip:
         finally:
             capture.release()
 
-    def _read(self) -> Iterator[Frame]:
-        size = None
+    def _read(self, behind: int) -> Iterator[Frame]:
+        size = self.size
         for index, path in enumerate(self._files):
-            wanted = index >= self.start and (index - self.start) % self.step == 0
+            wanted = self._wanted(index, behind)
             picture = None
             if wanted:
                 try:
                     picture = pictures.read(path)
                 except PictureError:
                     picture = None
-                size = size or (None if picture is None else picture.shape)
-                if picture is not None and picture.shape != size:
-                    picture = None
+                if picture is not None:
+                    size = size or (picture.shape[1], picture.shape[0])
+                    picture = picture if (picture.shape[1], picture.shape[0]) == size else None
             yield Frame(index, index / self.rate, picture)
 
 

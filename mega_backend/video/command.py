@@ -1,95 +1,134 @@
-"""`mega video CLIP -o OUT.npz|.bvh`: what it takes and what it writes."""
+"""`mega video CLIP -o OUT`: what it takes and what it writes."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
+from mega_backend import __version__
+from mega_backend.files import OutputError
 
-from mega_backend.files import OutputError, atomic_write
-
-FORMATS = (".npz", ".bvh")
-_ARRAYS = ("track", "rotations", "shape", "translation", "joints", "box", "landmarks", "hypothesis")
+from . import outputs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
     add = parser.add_argument
     add("clip", metavar="CLIP", help="video file, folder of pictures, or pattern such as frame_%%04d.png")
-    add("-o", "--output", required=True, metavar="OUT", help="OUT.npz; OUT.bvh, one file for each person")
+    endings = ", ".join(outputs.FORMATS[:-1])
+    add("-o", "--output", action="append", default=[], metavar="OUT",
+        help=f"a file ending in {endings} or {outputs.FORMATS[-1]}; repeat for several")  # fmt: skip
+    add("--overlay", metavar="OUT.mp4", help="draw the bodies over the clip")
+    add("--opacity", type=float, default=0.9, metavar="A", help="of the drawn bodies, 0 to 1 (0.9)")
     add("--start", type=int, default=0, metavar="F", help="first frame (0)")
     add("--stop", type=int, metavar="F", help="frame to stop before (the end)")
     add("--step", type=int, default=1, metavar="K", help="take every K-th frame (1)")
     add("--rate", type=float, metavar="FPS", help="frames a second, of image sequences")
     add("--focal", type=float, metavar="PIXELS", help="focal length (default: 4.46 × longer side)")
     add("--smoothing", choices=("off", "light", "strong"), default="light", help="of the motion (light)")
+    add("--no-feet", dest="feet", action="store_false", help="let feet slide: do not hold them while they stand")
 
 
 def main(options: argparse.Namespace) -> int:
-    """Run the command; Ctrl-C keeps the frames that are done."""
-    ending = Path(options.output).suffix.lower()
-    if ending not in FORMATS:
-        raise OutputError(f"'{options.output}' must end in {' or '.join(FORMATS)}")
+    """Run the command. Ctrl-C writes the frames that are done; the same command then goes on where it stopped."""
+    targets = [*options.output, *filter(None, [options.overlay])]
+    if not targets:
+        raise OutputError("nothing to write: give -o OUT or --overlay OUT.mp4")
+    for output in options.output:
+        outputs.check_format(output)
+    if options.overlay and Path(options.overlay).suffix.lower() != ".mp4":
+        raise OutputError(f"'{options.overlay}' must end in .mp4")
     from tqdm import tqdm
 
     import mega_backend
+    from mega_backend import camera
 
     from .clips import Clip
+    from .drawing import write_overlay
+    from .journal import Journal
     from .motion import MotionOptions
+    from .recover import recover_video
 
     clip = Clip(options.clip, options.start, options.stop, options.step, options.rate)
-    recoverer = mega_backend.load(options.model, device=options.device)
     settings = MotionOptions(
-        options.hypotheses, options.seed, options.steps, options.temperature, smoothing=options.smoothing
+        options.hypotheses,
+        options.seed,
+        options.steps,
+        options.temperature,
+        smoothing=options.smoothing,
+        hold_feet=options.feet,
     )
-    results, code = [], 0
-    with tqdm(total=clip.count, desc=Path(options.clip).name, file=sys.stderr, disable=None, unit="frame") as bar:
-        try:
-            for frame in recoverer.recover_video(clip, options=settings, focal_length=options.focal):
-                results.append(frame)
-                bar.update(1)
-        except KeyboardInterrupt:
-            code = 130
-    if not results:
-        raise OutputError("stopped before the first frame was done: nothing was written")
+    focal_length = options.focal or camera.default_focal_length(clip.size)
+    recoverer = mega_backend.load(options.model, device=options.device, precision=options.precision)
+    journal = Journal(Path(targets[0] + ".part"), _identity(options, clip.size, recoverer.card["name"]))
+    results = []
+    title = Path(options.clip).name
+    form = "{desc}: {percentage:3.0f}%|{bar}| {postfix}"
+    with (
+        _interruptible() as stopped,
+        tqdm(total=100, desc=title, file=sys.stderr, disable=None, bar_format=form) as bar,
+    ):
+
+        def progress(fraction: float, text: str) -> None:
+            bar.set_postfix_str(text, refresh=False)
+            bar.update(round(100 * fraction) - bar.n)
+
+        work = recover_video(
+            recoverer, clip, settings, focal_length, progress=progress, journal=journal, stopped=stopped
+        )
+        results += work
+        interrupted = stopped()
     for problem in clip.problems:
         print(f"mega: {problem}", file=sys.stderr)
-    for path in save(results, options.output, recoverer.body, clip.step / clip.rate):
-        print(path)
-    return code
+    if not results:
+        raise OutputError("stopped before the first frame was done: nothing was written")
+    shot = outputs.Shot(clip.rate / clip.step, focal_length, clip.size)
+    for output in options.output:
+        for path in outputs.save(results, output, recoverer.body, shot):
+            print(path)
+    if options.overlay:
+        with tqdm(total=len(results), desc="overlay", file=sys.stderr, disable=None, unit="frame") as bar:
+            advance = lambda: bar.update(1)  # noqa: E731
+            body = recoverer.body
+            print(write_overlay(results, clip, body, focal_length, options.overlay, options.opacity, advance))
+    if interrupted:
+        print(f"mega: stopped after {len(results)} frames; the same command goes on from there", file=sys.stderr)
+        return 130
+    journal.remove()
+    return 0
 
 
-def save(results: Sequence, output: str | Path, body, frame_time: float) -> list[Path]:
-    """Write results (`FrameResult`s in order); returns the files written.
+def _identity(options: argparse.Namespace, size: tuple[int, int], model: str) -> dict:
+    """What two runs must share for one to go on with what the other worked out. Smoothing may differ."""
+    source = Path(options.clip)
+    stamp = source.stat() if source.is_file() else None
+    names = ("hypotheses", "seed", "steps", "temperature", "start", "stop", "step", "rate", "focal", "precision")
+    return {
+        "version": __version__,
+        "clip": [str(source.resolve()), *([stamp.st_size, stamp.st_mtime_ns] if stamp else [])],
+        "size": list(size),
+        "model": [options.model, model],
+        **{name: getattr(options, name) for name in names},
+    }
 
-    .npz: `frame_index` and `frame_time` (F,), and for each person in a frame a row of `frame` (its index), `track`,
-    `rotations` (J, 3, 3), `shape` (S,), `translation` (3,), `joints` (22, 3), `box`, `landmarks`, `hypothesis`;
-    vertices are body.skin(rotations, shape) + translation. .bvh: OUT_1.bvh… for each person, from the first frame to
-    the last that shows them; while they are away they stay as they were.
-    """
-    output = Path(output)
-    rows = [(frame.index, person) for frame in results for person in frame.people]
-    if output.suffix.lower() == ".npz":
-        arrays = {name: np.array([getattr(person, name) for _, person in rows]) for name in _ARRAYS}
-        arrays["frame"] = np.array([index for index, _ in rows], np.int64)
-        arrays["frame_index"] = np.array([frame.index for frame in results], np.int64)
-        arrays["frame_time"] = np.array([frame.time for frame in results])
-        return [atomic_write(output, lambda stream: np.savez_compressed(stream, **arrays))]
-    from .bvh import bvh
 
-    written = []
-    for track in sorted({person.track for _, person in rows}):
-        motion = []
-        for frame in results:
-            here = next((person for person in frame.people if person.track == track), None)
-            if here or motion:
-                motion.append(here or motion[-1])
-        while len(motion) > 1 and motion[-1] is motion[-2]:
-            motion.pop()
-        text = bvh(motion, body, frame_time).encode()
-        path = output.with_name(f"{output.stem}_{track}{output.suffix}")
-        written.append(atomic_write(path, lambda stream, text=text: stream.write(text)))
-    return written
+@contextmanager
+def _interruptible() -> Iterator:
+    """Ctrl-C asks to stop, once; again it ends the program. Gives a function that says whether it was asked."""
+    asked = []
+
+    def note(number, frame) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        print("mega: stopping after this chunk of frames …", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)

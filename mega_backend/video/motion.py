@@ -1,13 +1,13 @@
 """From sightings to motion: hypotheses of every frame, one path through them, one body shape, smooth, feet that stand.
 
-Frames are pushed in chunks and come back once everything that bears on them is known, about a second and a half
+Frames are pushed in chunks and come back once everything that bears on them is known, about two and a half seconds
 later. What is kept meanwhile are poses, not pictures or meshes, so memory does not grow with the clip.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,16 +16,21 @@ from mega_backend import camera
 from mega_backend.people import square_crop
 from mega_backend.recovery import COCO17_LANDMARKS, LANDMARK_ERROR, Recoverer
 from mega_backend.recovery import _trust as landmark_trust
-from mega_backend.refinement import Evidence, Refiner, Trust
 from mega_backend.rig import Pose
 
+from . import placing
+from .hypotheses import Hypothesiser, Row, posed_joints, tensor
 from .path import PathFinder, PathOptions
-from .smoothing import CUTOFFS, nearest_rotations, smooth, smooth_rotations
+from .smoothing import CUTOFFS
 from .tracking import Sighting
+from .trajectory import bone_landmarks, through
 
-ROWS = 40
-"""Hypotheses that are decoded and refined together: bounds memory."""
-HEELS_AND_TOES = {"left": (29, 31), "right": (30, 32)}
+WRITTEN_AT_ONCE = 1.0
+"""Seconds of frames that are smoothed together, at least."""
+SHAPES = 600
+"""The latest so many frames say how a body is built."""
+Frames = Sequence[tuple[int, float, Sequence[tuple[int, Sighting]]]]
+"""Number and time of each frame, and in it [(track, sighting)]."""
 
 
 @dataclass(frozen=True)
@@ -83,34 +88,22 @@ class FrameResult:
 
 
 @dataclass
-class _Row:
-    """One person in one frame, on the way. Poses (N, …) while the choice is open, then (1, …)."""
-
-    index: int
-    time: float
-    sighting: Sighting
-    pose: Pose
-    joints: np.ndarray
-    unlikeliness: np.ndarray
-    hypothesis: int = -1
-
-
-@dataclass
 class _Person:
     """What is known of a track: rows whose choice is open, rows chosen, the body's shape."""
 
-    open: list[_Row] = field(default_factory=list)
-    chosen: list[_Row] = field(default_factory=list)
+    open: list[Row] = field(default_factory=list)
+    chosen: list[Row] = field(default_factory=list)
     finder: PathFinder | None = None
     shapes: list[np.ndarray] = field(default_factory=list)
+    trusts: list[float] = field(default_factory=list)
     proven: bool = False
 
     def shape(self) -> np.ndarray:
-        """The body's shape (S,): frames that differ from most count little."""
-        shapes = np.stack(self.shapes[-600:])
+        """The body's shape (S,): frames that differ from most count little, and those that show little of the body."""
+        shapes = np.stack(self.shapes)
         middle = np.median(shapes, axis=0)
         away = np.square(shapes - middle).mean(1)
-        weights = 1 / (1 + away / max(np.median(away), 1e-6))
+        weights = np.square(self.trusts) / (1 + away / max(np.median(away), 1e-6))
         return (weights[:, None] * shapes).sum(0) / weights.sum()
 
 
@@ -131,27 +124,29 @@ class MotionSolver:
     ) -> None:
         if recoverer._refiner is None or not recoverer.reads_landmarks:
             raise ValueError("videos need a model of the bundled body that reads landmarks: use --model default")
-        self.recoverer, self.size = recoverer, size
+        self.size, self.options = size, options or MotionOptions()
         self.focal_length = focal_length or camera.default_focal_length(size)
-        self.options = options or MotionOptions()
         self.body = recoverer._refiner.rig.body
-        self._refiner = recoverer._refiner
-        # A person's shape is settled over the clip; a frame then moves the bones alone.
-        self._settled = Refiner.__new__(Refiner)
-        self._settled.__dict__.update(self._refiner.__dict__)
-        self._settled.trust = Trust(shape=0.01, surface=0.06)
-        self._bone_landmarks = _bone_landmarks(self.body.joint_names)
+        own = self.options
+        self._hypothesiser = Hypothesiser(
+            recoverer, size, self.focal_length, own.hypotheses, own.seed, own.steps, own.temperature
+        )
+        self._bone_landmarks = bone_landmarks(self.body.joint_names)
+        self._legs = [_Leg(self.body.joint_names, side) for side in "LR"]
         self._people: dict[int, _Person] = {}
         self._waiting: list[tuple[int, float]] = []
 
-    def push(self, frames: Sequence[tuple[int, float, Sequence[tuple[int, Sighting]]]]) -> list[FrameResult]:
-        """Add frames (number, time, [(track, sighting)]); returns those that are done, in order."""
-        rows = [
-            (track, index, time, sighting)
-            for index, time, sightings in frames
-            for track, sighting in sightings
-        ]  # fmt: skip
-        for (track, *_), row in zip(rows, self._hypotheses(rows), strict=True):
+    def push(self, frames: Frames) -> list[FrameResult]:
+        """Add frames; returns those that are done, in order."""
+        return self.add(frames, self.hypotheses(frames))
+
+    def hypotheses(self, frames: Frames) -> list[Row]:
+        """The costly half of `push`: all hypotheses of frames, in the order of their sightings."""
+        return self._hypothesiser.rows(sightings_of(frames))
+
+    def add(self, frames: Frames, rows: Sequence[Row]) -> list[FrameResult]:
+        """The other half of `push`: frames and their hypotheses in, frames that are done out."""
+        for (track, *_), row in zip(sightings_of(frames), rows, strict=True):
             self._choose(self._people.setdefault(track, _Person()), row)
         self._waiting += [(index, time) for index, time, _ in frames]
         if not frames:
@@ -160,7 +155,8 @@ class MotionSolver:
         for person in self._people.values():
             if person.open and now - person.open[-1].time > self.options.gap:
                 self._close(person)
-        return self._emit(now - self.options.gap - self.options.context)
+        horizon = now - self.options.gap - self.options.context
+        return self._emit(horizon) if self._waiting[0][1] <= horizon - WRITTEN_AT_ONCE else []
 
     def finish(self) -> list[FrameResult]:
         """The frames that were still waiting."""
@@ -168,88 +164,9 @@ class MotionSolver:
             self._close(person)
         return self._emit(np.inf)
 
-    # Hypotheses -------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _hypotheses(self, rows: list) -> list[_Row]:
-        """All hypotheses of sightings, each on its landmarks."""
-        done: list[_Row] = []
-        each = max(1, ROWS // self.options.hypotheses)
-        for start in range(0, len(rows), each):
-            done += self._some_hypotheses(rows[start : start + each])
-        return done
-
-    def _some_hypotheses(self, rows: list) -> list[_Row]:
-        recoverer, options = self.recoverer, self.options
-        count = options.hypotheses
-        sightings = [sighting for *_, sighting in rows]
-        crops = [square_crop(sighting.landmarks, self.size) for sighting in sightings]
-        features = recoverer._features(None, crops, sightings)
-        rotation, weak = (part.double().cpu().numpy() for part in recoverer._pose(features))
-        best = recoverer.model.best(features)
-        tokens, log_probability = best.tokens[:, None], best.log_probability[:, None]
-        if count > 1:
-            # The same noise in every frame of a person: hypothesis n of neighbouring frames then is the same idea.
-            seeds = [options.seed * 1_000_003 + track for track, *_ in rows]
-            drawn = recoverer.model.draw(features, count - 1, options.steps, options.temperature, generator=seeds)
-            tokens = torch.cat([tokens, drawn.tokens], dim=1)
-            log_probability = torch.cat([log_probability, drawn.log_probability], dim=1)
-        tokens, log_probability = tokens.cpu().numpy(), log_probability.float().cpu().numpy()
-        canonical = recoverer._decode(tokens.reshape(-1, tokens.shape[-1]))
-        canonical = canonical.reshape(len(rows), count, *canonical.shape[1:])
-        vertices = []
-        for i, (sighting, crop) in enumerate(zip(sightings, crops, strict=True)):
-            turn, start = recoverer._place(rotation[i], weak[i], crop, self.focal_length, self.size)
-            turned = canonical[i] @ turn.T.astype(np.float32)
-            seen = sighting.landmarks[list(COCO17_LANDMARKS)]
-            translation = camera.fit_translation(
-                recoverer._joints(turned, "coco17"),
-                seen[:, :2],
-                landmark_trust(seen, self.size),
-                np.repeat(start[None], count, axis=0),
-                self.focal_length,
-                self.size,
-                LANDMARK_ERROR * crop.side,
-            )
-            vertices.append(turned + translation[:, None].astype(np.float32))
-        evidence = self._evidence([sighting for sighting in sightings for _ in range(count)])
-        pose = self._refiner.rig.fit(self._tensor(np.concatenate(vertices)))
-        pose = self._refiner.refine(pose, evidence)
-        joints = self._joints(pose).reshape(len(rows), count, -1, 3)
-        result = []
-        for i, (_, index, time, sighting) in enumerate(rows):
-            own = slice(i * count, (i + 1) * count)
-            part = Pose(pose.rotations[own], pose.shape[own], pose.translation[own])
-            unlikely = (log_probability[i].max() - log_probability[i]) / tokens.shape[-1]
-            unlikely = 0.3 * unlikely + self._misfit(joints[i], sighting)
-            result.append(_Row(index, time, sighting, part, joints[i], unlikely))
-        return result
-
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(array, np.float32))
-
-    def _evidence(self, sightings: Sequence[Sighting]) -> Evidence:
-        landmarks = np.stack([sighting.landmarks for sighting in sightings])
-        trust = np.stack([landmark_trust(sighting.landmarks, self.size) for sighting in sightings])
-        sides = np.array([square_crop(sighting.landmarks, self.size).side for sighting in sightings])
-        pixels = landmarks[..., :2] - np.array(self.size) / 2
-        return Evidence(self._tensor(pixels), self._tensor(trust), self.focal_length, self._tensor(sides))
-
-    def _joints(self, pose: Pose) -> np.ndarray:
-        joints = self.body.skin_joints(pose.rotations, pose.shape, "body22") + pose.translation[:, None]
-        return joints.cpu().numpy()
-
-    def _misfit(self, joints: np.ndarray, sighting: Sighting) -> np.ndarray:
-        """(N,) how far elbows, wrists, knees and ankles lie from the landmarks, in hundredths of the box side."""
-        points = camera.project(joints[:, [18, 19, 20, 21, 4, 5, 7, 8]], self.focal_length, self.size)
-        seen = sighting.landmarks[[13, 14, 15, 16, 25, 26, 27, 28]]
-        trust = landmark_trust(seen, self.size)
-        side = max(sighting.box[2] - sighting.box[0], sighting.box[3] - sighting.box[1], 1.0)
-        return (np.linalg.norm(points - seen[:, :2], axis=-1) * trust).sum(1) / max(trust.sum(), 1.0) / side * 20
-
     # The path -----------------------------------------------------------------------------------------------------
 
-    def _choose(self, person: _Person, row: _Row) -> None:
+    def _choose(self, person: _Person, row: Row) -> None:
         if person.open and row.time - person.open[-1].time > self.options.gap:
             self._close(person)
         if person.finder is None:
@@ -265,27 +182,14 @@ class MotionSolver:
             self._decide(person, person.finder.finish())
             person.finder = None
 
-    @torch.no_grad()
     def _decide(self, person: _Person, choices: list[int]) -> None:
-        if not choices:
-            return
         rows, person.open = person.open[: len(choices)], person.open[len(choices) :]
-        picked = [(row, choice) for row, choice in zip(rows, choices, strict=True)]
-        person.shapes += [row.pose.shape[choice].cpu().numpy() for row, choice in picked]
-        person.shapes = person.shapes[-600:]
-        shape = self._tensor(person.shape())
-        pose = Pose(
-            torch.stack([row.pose.rotations[choice] for row, choice in picked]),
-            shape.expand(len(rows), -1),
-            torch.stack([row.pose.translation[choice] for row, choice in picked]),
-        )
-        # Seen as large as before with another size, the body stands elsewhere: the landmarks say where.
-        pose = self._settled.refine(pose, self._evidence([row.sighting for row in rows]), steps=2)
-        for i, (row, choice) in enumerate(picked):
-            own = slice(i, i + 1)
+        for row, choice in zip(rows, choices, strict=True):
             row.hypothesis = choice
-            row.pose = Pose(pose.rotations[own], pose.shape[own], pose.translation[own])
             person.chosen.append(row)
+            person.shapes.append(row.shape[choice])
+            person.trusts.append(0.05 + float(landmark_trust(row.sighting.landmarks, self.size)[11:].mean()))
+        person.shapes, person.trusts = person.shapes[-SHAPES:], person.trusts[-SHAPES:]
 
     # Emission -----------------------------------------------------------------------------------------------------
 
@@ -308,9 +212,9 @@ class MotionSolver:
             person.chosen = [row for row in person.chosen if row.time > last - self.options.context]
         return [FrameResult(index, time, found[index]) for index, time in ready]
 
-    def _stretches(self, rows: list[_Row]) -> list[list[_Row]]:
+    def _stretches(self, rows: list[Row]) -> list[list[Row]]:
         """Rows without a gap that is too long to be filled."""
-        result: list[list[_Row]] = []
+        result: list[list[Row]] = []
         for row in rows:
             if not result or row.time - result[-1][-1].time > self.options.gap:
                 result.append([])
@@ -319,7 +223,7 @@ class MotionSolver:
 
     @torch.no_grad()
     def _moving(
-        self, track: int, person: _Person, rows: list[_Row], ready: list[tuple[int, float]]
+        self, track: int, person: _Person, rows: list[Row], ready: list[tuple[int, float]]
     ) -> list[tuple[int, TrackedPerson]]:
         """The smooth motion of a stretch, for those of its frames that are ready; gaps between its rows are filled."""
         known = {row.index: row for row in rows}
@@ -328,108 +232,105 @@ class MotionSolver:
         wanted = [n for n, (index, _) in enumerate(moments) if ready[0][0] <= index <= ready[-1][0]]
         if not wanted:
             return []
-        times = np.array([time for _, time in moments])
-        bones = len(self._bone_landmarks)
-        rotations = np.tile(np.eye(3), (len(moments), bones, 1, 1))
-        translations, weights = np.zeros((len(moments), 3)), np.zeros((len(moments), bones))
-        for n, (index, _) in enumerate(moments):
-            if row := known.get(index):
-                rotations[n] = row.pose.rotations[0].cpu().numpy()
-                translations[n] = row.pose.translation[0].cpu().numpy()
-                trust = landmark_trust(row.sighting.landmarks, self.size)
-                # Half seen is hardly known: what is hidden follows from the frames before and after.
-                weights[n] = np.array([trust[list(marks)].mean() for marks in self._bone_landmarks]).clip(0.05, 1) ** 2
-        cutoff = CUTOFFS[self.options.smoothing]
-        rotations = smooth_rotations(rotations, times, weights, cutoff)
-        translations = self._placed(translations, times, weights[:, 0], cutoff)
-        shape = self._tensor(person.shape()).expand(len(moments), -1)
-        pose = Pose(self._tensor(nearest_rotations(rotations)), shape, self._tensor(translations))
-        if self.options.hold_feet:
-            pose = self._standing(pose, times, [known.get(index) for index, _ in moments])
-        joints = self._joints(pose)
+        pose = self._smooth(person, np.array([t for _, t in moments]), [known.get(index) for index, _ in moments])
+        joints = posed_joints(self.body, pose)
+        unseen = np.full((self.options.hypotheses, 22, 3), np.nan, np.float32)
         results = []
         for n in wanted:
-            index = moments[n][0]
-            row = known.get(index)
-            count = self.options.hypotheses
-            results.append(
-                (
-                    index,
-                    TrackedPerson(
-                        track,
-                        pose.rotations[n].cpu().numpy(),
-                        pose.shape[n].cpu().numpy(),
-                        pose.translation[n].cpu().numpy(),
-                        joints[n],
-                        np.full(4, np.nan, np.float32) if row is None else row.sighting.box,
-                        np.full((33, 3), np.nan, np.float32) if row is None else row.sighting.landmarks,
-                        -1 if row is None else row.hypothesis,
-                        np.full((count, 22, 3), np.nan, np.float32) if row is None else row.joints,
-                    ),
-                )
+            row = known.get(moments[n][0])
+            result = TrackedPerson(
+                track,
+                pose.rotations[n].numpy(),
+                pose.shape[n].numpy(),
+                pose.translation[n].numpy(),
+                joints[n],
+                np.full(4, np.nan, np.float32) if row is None else row.sighting.box,
+                np.full((33, 3), np.nan, np.float32) if row is None else row.sighting.landmarks,
+                -1 if row is None else row.hypothesis,
+                unseen if row is None else row.joints,
             )
+            results.append((moments[n][0], result))
         return results
 
-    def _placed(self, places: np.ndarray, times: np.ndarray, weights: np.ndarray, cutoff: float | None) -> np.ndarray:
-        """Smoothed translations (F, 3): across the picture as sharply as the bones, in depth more calmly."""
-        middle = self.body.head_mean[0].cpu().numpy()
-        depth = np.log(np.maximum(places[:, 2] + middle[2], camera.NEAR))
-        sideways = (places + middle)[:, :2] / np.exp(depth)[:, None]
-        sideways = smooth(sideways, times, weights, cutoff)
-        depth = np.exp(smooth(depth, times, weights, None if cutoff is None else cutoff / 4))
-        return np.concatenate([sideways * depth[:, None], depth[:, None]], axis=1) - middle
+    # Smoothing ----------------------------------------------------------------------------------------------------
 
-    def _standing(self, pose: Pose, times: np.ndarray, rows: list[_Row | None]) -> Pose:
-        """The body shifted so that a foot that stands in the picture stands in space too."""
-        points = self.body.skin_joints(pose.rotations, pose.shape, "mediapipe33") + pose.translation[:, None]
-        feet = points.double().cpu().numpy()
-        shift, weight = np.zeros((len(times), 3)), np.full(len(times), 1e-3)
-        for marks in HEELS_AND_TOES.values():
-            stands = standing(times, [None if row is None else row.sighting for row in rows], marks)
-            place = feet[:, list(marks)].mean(1)
-            for start, stop in _runs(stands):
-                if times[stop - 1] - times[start] >= 0.1:
-                    shift[start:stop] += np.median(place[start:stop], axis=0) - place[start:stop]
-                    weight[start:stop] += 1
-        shift /= np.maximum(weight, 1)[:, None]
-        shift = smooth(shift, times, weight.clip(0, 1), 4.0)
-        return replace(pose, translation=pose.translation + self._tensor(shift))
+    def _smooth(self, person: _Person, times: np.ndarray, rows: list[Row | None]) -> Pose:
+        """One pose for each moment, whether there is a row or a gap."""
+        cutoff = CUTOFFS[self.options.smoothing]
+        first = next(row for row in rows if row is not None)
+        shown = [first if row is None else row for row in rows]
+        seen = np.array([row is not None for row in rows])
+        landmarks = np.stack([row.sighting.landmarks for row in shown])
+        trust = np.stack([landmark_trust(marks, self.size) for marks in landmarks])
+        # Half seen is hardly known: what is hidden follows from the frames before and after.
+        weights = np.stack([trust[:, list(marks)].mean(1) for marks in self._bone_landmarks], axis=1)
+        weights = weights.clip(0.05, 1) ** 2 * seen[:, None]
+        rotations = through(
+            np.stack([row.rotations for row in shown]).astype(np.float64),
+            np.array([max(row.hypothesis, 0) for row in shown]),
+            times,
+            weights,
+            cutoff,
+        )
+        shape = tensor(person.shape()).expand(len(times), -1)
+        pose = Pose(tensor(rotations), shape, torch.zeros(len(times), 3))
+        start = np.stack([row.translation[row.hypothesis] for row in shown])
+        places = self._on_landmarks(pose, start, landmarks, trust, shown)
+        if cutoff is None:
+            known = np.flatnonzero(seen)
+            filled = [np.interp(times, times[known], column[known]) for column in places.T]
+            return Pose(pose.rotations, shape, tensor(np.stack(filled, axis=1)))
+        middle = self.body.heads(shape)[:, 0].double().numpy()
+        feet = self._feet(pose) - middle[:, None]
+        standing = placing.contacts(times, landmarks, seen) * float(self.options.hold_feet)
+        body_weight = weights[:, 0]
+        roots = placing.placed(places + middle, times, body_weight, feet, standing, cutoff)
+        pose = Pose(pose.rotations, shape, tensor(roots - middle))
+        return self._feet_held(pose, times, standing) if self.options.hold_feet else pose
+
+    def _on_landmarks(
+        self, pose: Pose, start: np.ndarray, landmarks: np.ndarray, trust: np.ndarray, shown: Sequence[Row]
+    ) -> np.ndarray:
+        """Translations (F, 3) that bring the poses' joints onto the landmarks of each frame."""
+        picked = list(COCO17_LANDMARKS)
+        sides = np.array([square_crop(row.sighting.landmarks, self.size).side for row in shown])
+        joints = self.body.skin_joints(pose.rotations, pose.shape, "coco17").double().numpy()
+        return camera.fit_translation(
+            joints,
+            landmarks[:, picked, :2],
+            trust[:, picked],
+            start,
+            self.focal_length,
+            self.size,
+            LANDMARK_ERROR * sides[:, None],
+        )
+
+    def _feet(self, pose: Pose) -> np.ndarray:
+        """Heels and toes (F, 4, 3) in space."""
+        return posed_joints(self.body, pose, "mediapipe33")[:, placing.POINTS].astype(np.float64)
+
+    def _feet_held(self, pose: Pose, times: np.ndarray, standing: np.ndarray) -> Pose:
+        """Legs bent a little so that what stands keeps its place; feet keep their turn."""
+        moves = placing.held(times, self._feet(pose), standing)
+        heads = self.body.posed_heads(pose.rotations, pose.shape).double().numpy()
+        rotations = pose.rotations.double().numpy().copy()
+        for leg, move in zip(self._legs, np.moveaxis(moves, 1, 0), strict=True):
+            ankle = heads[:, leg.ankle]
+            upper, lower = placing.bend_leg(heads[:, leg.hip], heads[:, leg.knee], ankle, ankle + move)
+            rotations[:, leg.thigh] = upper[:, None] @ rotations[:, leg.thigh]
+            rotations[:, leg.shin] = lower[:, None] @ rotations[:, leg.shin]
+        return Pose(tensor(rotations), pose.shape, pose.translation)
 
 
-def standing(times: np.ndarray, sightings: Sequence[Sighting | None], marks: Sequence[int]) -> np.ndarray:
-    """In which frames (F,) bool a foot stands: heel and toe are seen and hardly move in the picture.
+class _Leg:
+    """Numbers of a leg's bones: whose heads are hip, knee and ankle, and which turn as thigh and shin."""
 
-    marks: the numbers of its landmarks. Slower than 0.15 of the size of the person a second is standing.
-    """
-    known = [n for n, sighting in enumerate(sightings) if sighting is not None]
-    result = np.zeros(len(times), bool)
-    if len(known) < 3:
-        return result
-    points = np.stack([sightings[n].landmarks[list(marks)] for n in known]).astype(np.float64)
-    sides = np.array([np.ptp(sightings[n].landmarks[:, :2], axis=0).max() for n in known])
-    seen = points[..., 2].min(1) > 0.5
-    place = smooth(points[..., :2].mean(1), times[known], np.ones(len(known)), 4.0)
-    speed = np.linalg.norm(np.gradient(place, times[known], axis=0), axis=1) / np.maximum(sides, 1)
-    result[known] = seen & (speed < 0.15)
-    return result
+    def __init__(self, names: Sequence[str], side: str) -> None:
+        at = {name: names.index(f"{name}.{side}") for name in ("upperleg01", "upperleg02", "lowerleg01", "foot")}
+        self.hip, self.knee, self.ankle = at["upperleg01"], at["lowerleg01"], at["foot"]
+        self.thigh, self.shin = [at["upperleg01"], at["upperleg02"]], [at["lowerleg01"]]
 
 
-def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
-    """Start and stop of the stretches of true in flags (F,)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-
-
-def _bone_landmarks(names: Sequence[str]) -> list[tuple[int, ...]]:
-    """For each bone the landmarks that show how it lies."""
-    torso = (11, 12, 23, 24)
-    kinds = {
-        "upperleg": (25,), "lowerleg": (27,), "foot": (31, 29), "toe": (31, 29), "clavicle": (11,),
-        "upperarm": (13,), "lowerarm": (15,), "wrist": (15, 19), "finger": (15, 19),
-        "neck": (0, 7, 8), "head": (0, 7, 8),
-    }  # fmt: skip
-    result = []
-    for name in names:
-        marks = next((marks for prefix, marks in kinds.items() if name.startswith(prefix)), torso)
-        result.append(tuple(mark + 1 for mark in marks) if name.endswith(".R") else marks)
-    return result
+def sightings_of(frames: Frames) -> list[tuple[int, int, float, Sighting]]:
+    """Track, frame's number, time and sighting of everybody in frames."""
+    return [(track, index, time, seen) for index, time, sightings in frames for track, seen in sightings]

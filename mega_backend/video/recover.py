@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
 
 from mega_backend.recovery import Progress, Recoverer
 
 from .clips import Clip, Frame
-from .motion import FrameResult, MotionOptions, MotionSolver
-from .tracking import Tracker
+from .hypotheses import packed, unpacked
+from .journal import Journal
+from .motion import FrameResult, MotionOptions, MotionSolver, sightings_of
+from .tracking import Sighting, Tracker
 from .watch import Watcher
 
 SEARCH_EVERY = 0.5
 """Seconds between searches of the whole picture."""
 LONGEST_CHUNK = 16
 """Frames in memory at once."""
+_SEEN = ("box", "landmarks", "landmarks_3d", "colours")
 
 
 def recover_video(
@@ -26,45 +31,111 @@ def recover_video(
     focal_length: float | None = None,
     smallest: float = 0.4,
     progress: Progress | None = None,
+    journal: Journal | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> Iterator[FrameResult]:
-    """The people of each frame of a clip, in order, about two and a half seconds behind what has been looked at.
+    """The people of each frame of a clip, in order, about three and a half seconds behind what has been looked at.
 
     Args:
         clip: a `Clip`, or what makes one. options: how motion is made.
         focal_length: in pixels, of the whole clip; by default that of `camera.default_focal_length`.
         smallest: leave out people smaller than this fraction of the largest.
         progress: called with the fraction done and frames a second; may raise `Cancelled`: frames given out stay valid.
+        journal: keeps what is worked out; what an earlier run of the same settings left in it is not done again.
+        stopped: asked between chunks; once it says yes, what has been looked at is finished and the clip ends there.
 
     Raises:
         ClipError: the clip cannot be used.
     """
     clip = clip if isinstance(clip, Clip) else Clip(clip)
     solver = MotionSolver(recoverer, clip.size, focal_length, options)
-    watcher, tracker = Watcher(smallest), Tracker()
-    began, done = time.perf_counter(), 0
-    for chunk in _chunks(clip):
+    watcher, tracker, pace = Watcher(smallest), Tracker(), _Pace(clip.count, progress)
+    clip.problems, last = [], -1
+    for record in journal.chunks() if journal else ():
+        chunk, sightings, cuts = _recalled(record)
+        for frame, unreadable in zip(chunk, record["unreadable"], strict=True):
+            if unreadable:
+                clip.bridge(frame.index)
+        frames = _numbered(tracker, chunk, sightings, cuts)
+        yield from solver.add(frames, unpacked(record, sightings_of(frames)))
+        watcher.restore(record)
+        last = chunk[-1].index
+        pace.recall(len(chunk))
+    for chunk in _chunks(clip, last):
         sightings, cuts = watcher.watch(chunk)
-        numbered = []
-        for frame, seen, cut in zip(chunk, sightings, cuts, strict=True):
-            tracks = tracker.update(frame.time, seen, cut)
-            numbered.append((frame.index, frame.time, list(zip(tracks, seen, strict=True))))
-        yield from solver.push(numbered)
-        done += len(chunk)
-        if progress is not None:
-            pace = done / max(time.perf_counter() - began, 1e-6)
-            left = "" if clip.count is None else f", {max(0, clip.count - done) / pace:.0f} s left"
-            fraction = 0.0 if clip.count is None else min(done / clip.count, 1.0)
-            progress(fraction, f"{done} frames, {pace:.1f} a second{left}")
+        frames = _numbered(tracker, chunk, sightings, cuts)
+        rows = solver.hypotheses(frames)
+        if journal is not None:
+            journal.append({**_record(chunk, sightings, cuts), **packed(rows), **watcher.state()})
+        yield from solver.add(frames, rows)
+        pace.tell(len(chunk))
+        if stopped is not None and stopped():
+            break
     yield from solver.finish()
 
 
-def _chunks(clip: Clip) -> Iterator[list[Frame]]:
+def _numbered(
+    tracker: Tracker, chunk: Sequence[Frame], sightings: Sequence[Sequence[Sighting]], cuts: Sequence[bool]
+) -> list[tuple[int, float, list[tuple[int, Sighting]]]]:
+    """The frames as `MotionSolver` takes them: everybody with a number."""
+    numbered = []
+    for frame, seen, cut in zip(chunk, sightings, cuts, strict=True):
+        tracks = tracker.update(frame.time, seen, cut)
+        numbered.append((frame.index, frame.time, list(zip(tracks, seen, strict=True))))
+    return numbered
+
+
+def _chunks(clip: Clip, behind: int) -> Iterator[list[Frame]]:
     length = int(min(max(SEARCH_EVERY * clip.rate / clip.step, 2), LONGEST_CHUNK))
     chunk: list[Frame] = []
-    for frame in clip:
+    for frame in clip.behind(behind):
         chunk.append(frame)
         if len(chunk) == length:
             yield chunk
             chunk = []
     if chunk:
         yield chunk
+
+
+def _record(
+    chunk: Sequence[Frame], sightings: Sequence[Sequence[Sighting]], cuts: Sequence[bool]
+) -> dict[str, np.ndarray]:
+    """What was seen in a chunk, as arrays that `_recalled` reads."""
+    everybody = [seen for frame in sightings for seen in frame]
+    return {
+        "index": np.array([frame.index for frame in chunk]),
+        "time": np.array([frame.time for frame in chunk]),
+        "unreadable": np.array([frame.picture is None for frame in chunk]),
+        "cut": np.array(cuts),
+        "count": np.array([len(frame) for frame in sightings]),
+        **{f"seen_{name}": np.array([getattr(seen, name) for seen in everybody]) for name in _SEEN},
+    }
+
+
+def _recalled(record: Mapping[str, np.ndarray]) -> tuple[list[Frame], list[list[Sighting]], list[bool]]:
+    """The chunk of a record without its pictures."""
+    chunk = [Frame(int(i), float(t), None) for i, t in zip(record["index"], record["time"], strict=True)]
+    everybody = iter(zip(*(record[f"seen_{name}"] for name in _SEEN), strict=True))
+    sightings = [[Sighting(*next(everybody)) for _ in range(count)] for count in record["count"]]
+    return chunk, sightings, record["cut"].tolist()
+
+
+class _Pace:
+    """Tells how far a clip is, how fast it goes and how long it will take."""
+
+    def __init__(self, total: int | None, progress: Progress | None) -> None:
+        self.total, self.progress = total, progress
+        self.began, self.done, self.recalled = time.perf_counter(), 0, 0
+
+    def recall(self, frames: int) -> None:
+        """Frames that an earlier run had worked out: they say nothing about the speed."""
+        self.done, self.recalled, self.began = self.done + frames, self.recalled + frames, time.perf_counter()
+
+    def tell(self, frames: int) -> None:
+        self.done += frames
+        if self.progress is None:
+            return
+        pace = (self.done - self.recalled) / max(time.perf_counter() - self.began, 1e-6)
+        left = "" if self.total is None else f", {max(0, self.total - self.done) / pace:.0f} s left"
+        fraction = 0.0 if self.total is None else min(self.done / self.total, 1.0)
+        self.progress(fraction, f"{self.done} frames, {pace:.1f} a second{left}")

@@ -7,7 +7,7 @@ here: see `tracking`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import cv2
@@ -36,6 +36,7 @@ from .tracking import Sighting
 CUT = 0.55
 """Histograms of neighbouring frames that overlap by less than this belong to different shots."""
 LEGS = (23, 24, 25, 26)
+_POSE, _CIRCLE = ("points", "visibility", "world", "disagreement"), ("centre", "top", "score")
 
 
 class Watcher:
@@ -78,6 +79,24 @@ class Watcher:
             [_sighting(frame.picture, pose) for pose in poses] for frame, poses in zip(frames, found, strict=True)
         ]
         return sightings, cuts
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What the next chunk needs to know of this one, as arrays that `restore` reads."""
+        poses = {f"pose_{name}": np.array([getattr(pose, name) for pose in self._poses]) for name in _POSE}
+        circles = {f"circle_{name}": np.array([getattr(p.circle, name) for p in self._poses]) for name in _CIRCLE}
+        histogram = np.zeros(0) if self._histogram is None else self._histogram
+        return {**poses, **circles, "histogram": histogram, "begun": np.array(self._begun)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on where a watcher with this state stopped."""
+        self._begun = bool(state["begun"])
+        self._histogram = state["histogram"] if len(state["histogram"]) else None
+        self._poses = []
+        for number in range(len(state["pose_points"])):
+            centre, top, score = (state[f"circle_{name}"][number] for name in _CIRCLE)
+            parts = {name: state[f"pose_{name}"][number] for name in _POSE}
+            parts["disagreement"] = float(parts["disagreement"])
+            self._poses.append(_Pose(circle=_Circle(centre, top, float(score)), **parts))
 
     def _look_around(self, frames, eyes, cuts, found, readable) -> None:
         """Search the last readable frame as a whole, and follow who is new there backwards."""

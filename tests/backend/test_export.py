@@ -54,7 +54,7 @@ def test_glb_holds_people_alternatives_and_camera(recovery, topology, tmp_path):
     (path,) = export.save(recovery, tmp_path / "a.glb", topology)
     document, binary = glb(path)
     assert [node["name"] for node in document["nodes"]] == ["person_1", "person_2", "picture"]
-    origin = export._split_at_seams(recovery.faces, topology)[0]
+    origin = export.split_at_seams(recovery.faces, topology)[0]
     for node, mesh, person in zip(document["nodes"], document["meshes"], recovery.people, strict=False):
         primitive = mesh["primitives"][0]
         base = values(document, binary, primitive["attributes"]["POSITION"])

@@ -5,10 +5,13 @@ import itertools
 import numpy as np
 import pytest
 from people_fixture import detections
+from scipy.spatial.transform import Rotation
 
+from mega_backend.video import placing
 from mega_backend.video.path import PathFinder, PathOptions
 from mega_backend.video.smoothing import CUTOFFS, nearest_rotations, smooth, smooth_rotations
 from mega_backend.video.tracking import Sighting, Tracker
+from mega_backend.video.trajectory import through
 
 BODY = detections(1)[0]
 RED, BLUE = np.array([1.0, 0, 0]), np.array([0, 0, 1.0])
@@ -121,3 +124,73 @@ def test_rotations_stay_rotations():
     result = smooth_rotations(noisy, np.arange(50) / 30, np.ones((50, 2)), 1.5)
     assert np.allclose(result @ result.swapaxes(-1, -2), np.eye(3), atol=1e-9) and (np.linalg.det(result) > 0).all()
     assert np.abs(np.diff(result, axis=0)).mean() < 0.2 * np.abs(np.diff(noisy, axis=0)).mean()
+
+
+def test_a_limb_follows_the_hypotheses_that_agree():
+    """The chosen hypothesis points the wrong way in some frames, another one the right way: the motion is right."""
+    rng, times = np.random.default_rng(0), np.arange(60) / 30
+    truth = Rotation.from_rotvec(np.outer(np.sin(2 * np.pi * 0.5 * times), [0, 0, 1.0])).as_matrix()
+    flip = Rotation.from_rotvec([2.5, 0, 0]).as_matrix()
+    candidates = np.stack([truth, truth, truth @ flip], axis=1)[:, :, None]
+    candidates = nearest_rotations(candidates + 0.05 * rng.normal(size=candidates.shape))
+    chosen = np.where(np.arange(60) % 10 // 2 == 2, 2, 0)
+    motion = through(candidates, chosen, times, np.ones((60, 1)), CUTOFFS["light"])
+    assert angles(motion[:, 0], truth).max() < 0.2
+    assert angles(through(candidates, chosen, times, np.ones((60, 1)), None)[:, 0], truth).max() > 2
+
+
+def angles(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return Rotation.from_matrix(first.swapaxes(-1, -2) @ second).magnitude()
+
+
+def walk():
+    """Somebody who walks away on two feet: root (F, 3), feet against it (F, 4, 3), which stand (F, 4), times."""
+    times = np.arange(120) / 30
+    root = np.stack([0.1 * times, 0.02 * np.sin(6 * times), 8 + 1.2 * times], axis=1)
+    standing = np.zeros((120, 4))
+    feet = np.zeros((120, 4, 3))
+    for foot in range(2):
+        stands = np.floor(times / 0.5).astype(int) % 2 == foot
+        places = np.where(stands, np.floor(times / 0.5), np.nan)
+        known = np.flatnonzero(stands)
+        ahead = np.interp(times, times[known], 8 + 0.6 * places[known] + 0.3)
+        for point in (2 * foot, 2 * foot + 1):
+            feet[:, point] = np.stack([0 * times, 0.9 + 0 * times, ahead], axis=1) - root
+            standing[:, point] = stands
+    return root, feet, standing, times
+
+
+def test_standing_feet_say_how_far_away_a_body_is():
+    root, feet, standing, times = walk()
+    rng = np.random.default_rng(0)
+    ray = root / np.linalg.norm(root, axis=1, keepdims=True)
+    seen = root + 0.25 * rng.normal(size=(120, 1)) * ray
+    alone = placing.placed(seen, times, np.ones(120), feet, 0 * standing, 4.0)
+    held = placing.placed(seen, times, np.ones(120), feet, standing, 4.0)
+    moves = [np.linalg.norm(np.diff(places[:, None] + feet, axis=0), axis=-1) * 30 for places in (alone, held)]
+    both = np.minimum(standing[1:], standing[:-1]) > 0
+    assert moves[1][both].mean() < 0.3 * moves[0][both].mean()
+    assert np.abs(held - root).mean() < np.abs(alone - root).mean()
+
+
+def test_places_without_feet_or_noise_stay():
+    root, feet, standing, times = walk()
+    assert np.abs(placing.placed(root, times, np.ones(120), feet, 0 * standing, 4.0) - root).max() < 0.01
+    weights = np.ones(120)
+    weights[40:60] = 0
+    gone = np.where(weights[:, None] > 0, root, 0)
+    assert np.abs(placing.placed(gone, times, weights, feet, 0 * standing, 4.0) - root).max() < 0.05
+
+
+def test_a_leg_bends_to_where_the_foot_should_be():
+    rng = np.random.default_rng(0)
+    hip = rng.normal(size=(50, 3))
+    knee = hip + [0, -0.4, 0.1] + 0.05 * rng.normal(size=(50, 3))
+    ankle = knee + [0, -0.4, -0.1] + 0.05 * rng.normal(size=(50, 3))
+    target = ankle + 0.05 * rng.normal(size=(50, 3))
+    target = hip + (target - hip) * np.minimum(1, 0.78 / np.linalg.norm(target - hip, axis=1))[:, None]
+    upper, lower = placing.bend_leg(hip, knee, ankle, target)
+    moved = hip + np.einsum("nij,nj->ni", upper, knee - hip) + np.einsum("nij,nj->ni", lower, ankle - knee)
+    assert np.linalg.norm(moved - target, axis=1).max() < 2e-3
+    still = placing.bend_leg(hip, knee, ankle, ankle)
+    assert np.allclose(still, np.eye(3), atol=1e-6)

@@ -5,8 +5,8 @@ import pytest
 from people_fixture import SIZE, detections
 
 import mega_backend
-from mega_backend.video.command import save
-from mega_backend.video.motion import MotionOptions, MotionSolver, standing
+from mega_backend.video import placing
+from mega_backend.video.motion import MotionOptions, MotionSolver
 from mega_backend.video.tracking import Sighting
 
 
@@ -45,20 +45,6 @@ def test_one_body_and_rotations_that_are_rotations(walked):
     assert np.allclose(turned @ turned.swapaxes(-1, -2), np.eye(3), atol=1e-4)
 
 
-def test_files(walked, tmp_path):
-    recoverer, results = walked
-    (path,) = save(results, tmp_path / "walk.npz", recoverer.body, 0.125)
-    with np.load(path) as arrays:
-        assert len(arrays["frame"]) == len(arrays["frame_index"]) == 16
-        assert np.allclose(arrays["joints"][3], results[3].people[0].joints)
-    (path,) = save(results, tmp_path / "walk.bvh", recoverer.body, 0.125)
-    text = path.read_text()
-    channels = 3 * text.count("JOINT") + 6
-    numbers = text.split("Frame Time: 0.125000\n")[1].splitlines()
-    assert len(numbers) == 16 and {len(line.split()) for line in numbers} == {channels}
-    assert "ROOT Hips" in text and "JOINT LeftForeArm" in text and text.count("{") == text.count("}")
-
-
 def test_smoothing_must_be_known():
     with pytest.raises(ValueError, match="off, light, strong"):
         MotionOptions(smoothing="much")
@@ -66,11 +52,8 @@ def test_smoothing_must_be_known():
 
 def test_a_foot_stands_while_it_keeps_its_place():
     body = detections(1)[0]
-    sightings = []
-    for index in range(20):
-        landmarks = body.landmarks.copy()
-        landmarks[[29, 31], 0] += 12.0 * max(0, index - 10)
-        sightings.append(Sighting(body.box, landmarks, body.landmarks_3d))
-    times = np.arange(20) / 10
-    assert standing(times, sightings, (29, 31))[:8].all() and not standing(times, sightings, (29, 31))[13:].any()
-    assert standing(times, sightings, (30, 32)).all()
+    landmarks = np.repeat(body.landmarks[None], 20, axis=0)
+    landmarks[:, [29, 31], 0] += 30.0 * np.maximum(0, np.arange(20) - 10)[:, None]
+    standing = placing.contacts(np.arange(20) / 10, landmarks, np.ones(20, bool))
+    assert (standing[:8, :2] > 0.5).all() and (standing[13:, :2] < 0.1).all()
+    assert (standing[:, 2:] > 0.5).all()

@@ -1,0 +1,82 @@
+"""One smooth motion through all hypotheses of all frames.
+
+Every bone of every frame has N candidates. The motion is the smoothest one that stays near them (`smoothing.smooth`),
+and which candidates count follows from the motion: those near it more than those far from it, the chosen one more than
+the others. Both are settled in turn, expectation and maximisation of a mixture whose components are the hypotheses. A
+limb that points the wrong way in a frame then takes part with the hypothesis that points the right way. What is hidden
+counts little, and follows from the frames before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .smoothing import nearest_rotations, smooth
+
+PREFERENCE = 4.0
+"""How much more the chosen hypothesis counts than each other, where all are as near."""
+SPREAD = 0.5
+"""Radians by which candidates usually differ from the motion."""
+ROUNDS = 3
+
+
+def through(
+    candidates: np.ndarray, chosen: np.ndarray, times: np.ndarray, weights: np.ndarray, cutoff: float | None
+) -> np.ndarray:
+    """World rotations (F, J, 3, 3) of a motion.
+
+    Args:
+        candidates: (F, N, J, 3, 3); frames of weight 0 may hold any rotations.
+        chosen: (F,) numbers of the hypotheses that the path goes through.
+        times: (F,) seconds, growing.
+        weights: (F, J) in [0, 1]: how well each bone was seen; 0 for frames without a sighting.
+        cutoff: hertz, as of `smooth`; None keeps the chosen hypotheses and only fills gaps.
+    """
+    frames, count = candidates.shape[:2]
+    picked = candidates[np.arange(frames), chosen]
+    if cutoff is None:
+        return _smooth(picked, times, weights, None)
+    preference = np.ones((frames, count))
+    preference[np.arange(frames), chosen] = PREFERENCE
+    preference /= preference.sum(1, keepdims=True)
+    motion = _smooth((preference[..., None, None, None] * candidates).sum(1), times, weights, cutoff)
+    for _ in range(ROUNDS):
+        # Squared distance of matrices is 4 (1 − cos θ), about 2 θ².
+        distance = np.square(candidates - motion[:, None]).sum((-1, -2)) / 2
+        share = preference[..., None] * np.exp(-distance / (2 * SPREAD**2)) + 1e-9 * preference[..., None]
+        share /= share.sum(1, keepdims=True)
+        motion = _smooth((share[..., None, None] * candidates).sum(1), times, weights, cutoff)
+    return motion
+
+
+def _smooth(rotations: np.ndarray, times: np.ndarray, weights: np.ndarray, cutoff: float | None) -> np.ndarray:
+    """Smoothed matrices (F, J, 3, 3), made rotations again. Bones that are seen alike are smoothed together."""
+    result = np.empty_like(rotations, dtype=np.float64)
+    for bones in _alike(weights):
+        result[:, bones] = smooth(nearest_rotations(rotations[:, bones]), times, weights[:, bones[0]], cutoff)
+    return nearest_rotations(result)
+
+
+def _alike(weights: np.ndarray) -> list[list[int]]:
+    """Columns of weights (F, J) that are equal, together."""
+    found: dict[bytes, list[int]] = {}
+    for column in range(weights.shape[1]):
+        found.setdefault(np.ascontiguousarray(weights[:, column]).tobytes(), []).append(column)
+    return list(found.values())
+
+
+def bone_landmarks(names: Sequence[str]) -> list[tuple[int, ...]]:
+    """For each bone the landmarks that show how it lies."""
+    torso = (11, 12, 23, 24)
+    kinds = {
+        "upperleg": (25,), "lowerleg": (27,), "foot": (31, 29), "toe": (31, 29), "clavicle": (11,),
+        "upperarm": (13,), "lowerarm": (15,), "wrist": (15, 19), "finger": (15, 19),
+        "neck": (0, 7, 8), "head": (0, 7, 8),
+    }  # fmt: skip
+    result = []
+    for name in names:
+        marks = next((marks for prefix, marks in kinds.items() if name.startswith(prefix)), torso)
+        result.append(tuple(mark + 1 for mark in marks) if name.endswith(".R") else marks)
+    return result
