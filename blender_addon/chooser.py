@@ -30,7 +30,7 @@ class Choosing:
     """What is shown while somebody chooses."""
 
     area: int = 0
-    """The 3D view that shows the picture, as a pointer; 0 where nobody chooses there."""
+    """Where somebody chooses, as a pointer; 0 where nobody does. A 3D view shows the picture meanwhile."""
     image: str = ""
     """The picture's name among Blender's images."""
     orientation: int = 1
@@ -45,11 +45,10 @@ _handles: list[tuple[type, object]] = []
 
 
 def begin(area: bpy.types.Area, picture: Path, image: str) -> None:
-    """Show the picture in a 3D view. Raises RuntimeError where Blender cannot load it."""
+    """Choose in a 3D view or an image editor. Raises RuntimeError where Blender cannot load the picture."""
     loaded = bpy.data.images.get(image) or bpy.data.images.load(str(picture), check_existing=True)
     state.image, state.orientation = loaded.name, exif.tag_of(picture)
-    state.area = area.as_pointer() if area.type == "VIEW_3D" else 0
-    state.drag = None
+    state.area, state.drag = area.as_pointer(), None
 
 
 def end() -> None:

@@ -7,6 +7,7 @@ import bpy
 import gpu
 from gpu_extras.batch import batch_for_shader
 
+from . import text
 from .scene import uncertainty
 
 WIDTH, HEIGHT, MARGIN = 160, 12, 24
@@ -32,10 +33,19 @@ def _draw() -> None:
     batch_for_shader(shader, "TRI_STRIP", {"pos": points, "color": colours}).draw(shader)
     blf.size(0, 11 * scale)
     blf.color(0, 1, 1, 1, 1)
+    blf.enable(0, blf.SHADOW)
+    blf.shadow(0, 3, 0, 0, 0, 0.8)
     end = uncertainty.SCALE * 100
-    for text, x in (("0 cm", left), (f"{end:.0f} cm and more", left + width - 20 * scale)):
-        blf.position(0, x, bottom + height + 5 * scale, 0)
-        blf.draw(0, text)
+    row = 5 * scale
+    words = (
+        (text.say("How far the alternatives lie apart"), left, bottom + height + row + 15 * scale),
+        ("0 cm", left, bottom + height + row),
+        (text.say("{end:.0f} cm and more", end=end), left + width - 20 * scale, bottom + height + row),
+    )
+    for word, x, y in words:
+        blf.position(0, x, y, 0)
+        blf.draw(0, word)
+    blf.disable(0, blf.SHADOW)
 
 
 def register() -> None:

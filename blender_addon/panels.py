@@ -139,6 +139,22 @@ class MEGA_PT_person(SidebarPanel, bpy.types.Panel):
         layout.operator("mega.show_uncertainty", icon="COLOR", text=label, depress=showing).show = not showing
 
 
+class MEGA_PT_blend(SidebarPanel, bpy.types.Panel):
+    bl_idname = "MEGA_PT_blend"
+    bl_label = "Blend"
+    bl_parent_id = "MEGA_PT_person"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return hypotheses.count(context.active_object) > 1
+
+    def draw(self, context: bpy.types.Context) -> None:
+        column = self.layout.column(align=True)
+        for number, key in enumerate(context.active_object.data.shape_keys.key_blocks[1:], 1):
+            column.prop(key, "value", text=text.say("Alternative {number}", number=number), slider=True)
+
+
 class MEGA_PT_locks(SidebarPanel, bpy.types.Panel):
     bl_idname = "MEGA_PT_locks"
     bl_label = "Lock and Re-Roll"
@@ -171,7 +187,15 @@ class MEGA_PT_random(SidebarPanel, bpy.types.Panel):
             layout.operator("mega.random", icon="LOCKED", text="With Locked Parts").keep_locked = True
 
 
-CLASSES = (MEGA_PT_recover, MEGA_PT_sampling, MEGA_PT_person, MEGA_PT_locks, MEGA_PT_random, MEGA_PT_image)
+CLASSES = (
+    MEGA_PT_recover,
+    MEGA_PT_sampling,
+    MEGA_PT_person,
+    MEGA_PT_blend,
+    MEGA_PT_locks,
+    MEGA_PT_random,
+    MEGA_PT_image,
+)
 
 
 def register() -> None:

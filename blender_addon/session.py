@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import bpy
 
-from . import environment, mending, package
+from . import environment, mending, package, text
 from .backend.runner import Backend
 from .backend.state import Phase, Settings
 from .jobs import board
@@ -50,12 +50,14 @@ def status() -> tuple[str, str]:
     match state.phase:
         case Phase.READY:
             busy = "busy" if board.jobs else "ready"
-            return f"Backend {busy} ({state.device.upper() or 'unknown device'})", "CHECKMARK"
+            return text.say(
+                "Backend {state} on {device}", state=text.say(busy), device=state.device.upper()
+            ), "CHECKMARK"
         case Phase.STARTING | Phase.CONNECTING:
-            return backend.progress_text or f"Backend {state.phase.value}", "SORTTIME"
+            return backend.progress_text or text.say("Backend {state}", state=text.say(state.phase.value)), "SORTTIME"
         case Phase.FAILED | Phase.MISSING:
             return state.text, "ERROR"
-    return "Backend starts when needed", "PLAY"
+    return text.say("Backend starts when needed"), "PLAY"
 
 
 def redraw() -> None:

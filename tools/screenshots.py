@@ -19,7 +19,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "images"
-TEST = "tests/addon/test_real_blender.py::test_a_person_is_recovered_and_worked_on_with_the_mouse"
+TEST = "tests/addon/test_real_blender.py::test_the_whole_way_with_the_mouse"
 
 
 def main() -> int:

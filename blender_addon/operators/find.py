@@ -13,7 +13,7 @@ from .. import chooser, session, tasks
 from ..jobs import Job
 from ..mending import FIND, Trouble
 from ..scene import found
-from .job import JobOperator
+from .job import JobOperator, call
 from .source import SourceOperator
 
 FEWEST_PIXELS = 8
@@ -28,7 +28,7 @@ class MEGA_OT_find_people(SourceOperator, JobOperator, bpy.types.Operator):
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         if not self.is_named(context):
-            return bpy.ops.mega.choose_picture("INVOKE_DEFAULT", then="FIND")
+            return call(self, bpy.ops.mega.choose_picture, "INVOKE_DEFAULT", then="FIND")
         return self.execute(context)
 
     def make_job(self, context: bpy.types.Context) -> Job:
@@ -56,7 +56,8 @@ class MEGA_OT_find_people(SourceOperator, JobOperator, bpy.types.Operator):
 
     def finish(self, context: bpy.types.Context) -> None:
         if context.area is not None and context.area.type in ("VIEW_3D", "IMAGE_EDITOR"):
-            bpy.ops.mega.choose_people("INVOKE_DEFAULT", filepath=str(self._source.file), image=self._source.image)
+            values = {"filepath": str(self._source.file), "image": self._source.image}
+            call(self, bpy.ops.mega.choose_people, "INVOKE_DEFAULT", **values)
 
 
 class MEGA_OT_add_box(SourceOperator, JobOperator, bpy.types.Operator):
@@ -144,15 +145,15 @@ class MEGA_OT_choose_people(SourceOperator, bpy.types.Operator):
 
     def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         settings = context.scene.mega
-        in_view = self._area.type == "VIEW_3D"
         gone = not any(area == self._area for area in context.window.screen.areas)
-        if gone or not settings.found_in or (in_view and chooser.state.area != self._area.as_pointer()):
+        if gone or not settings.found_in or chooser.state.area != self._area.as_pointer():
             return self._close(context, gone)
         if event.type == "ESC" and event.value == "PRESS":
             return self._close(context)
         if event.type in ("RET", "NUMPAD_ENTER") and event.value == "PRESS":
             self._close(context)
-            bpy.ops.mega.recover("INVOKE_DEFAULT", filepath=self._filepath, image=self._image)
+            values = {"image": self._image} if self._image else {"filepath": self._filepath}
+            call(self, bpy.ops.mega.recover, "INVOKE_DEFAULT", **values)
             return {"FINISHED"}
         point = self._point(event)
         if point is None and self._start is None:
@@ -181,9 +182,9 @@ class MEGA_OT_choose_people(SourceOperator, bpy.types.Operator):
                 person.chosen = not everybody
             session.redraw()
             return {"RUNNING_MODAL"}
-        # The image editor's own zoom and pan go on; the 3D view behind the picture stays as it is.
-        is_navigation = event.type in ("MIDDLEMOUSE", "WHEELUPMOUSE", "WHEELDOWNMOUSE", "RIGHTMOUSE")
-        return {"RUNNING_MODAL"} if in_view and is_navigation else {"PASS_THROUGH"}
+        # The image editor's own zoom and pan go on; nothing happens to the 3D view behind the picture unseen.
+        passed = event.ctrl or event.oskey or event.type in ("N", "T", "F3") or not _is_input(event)
+        return {"PASS_THROUGH"} if passed or self._area.type == "IMAGE_EDITOR" else {"RUNNING_MODAL"}
 
     def _press(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         settings = context.scene.mega
@@ -201,9 +202,8 @@ class MEGA_OT_choose_people(SourceOperator, bpy.types.Operator):
                 settings.found[number].chosen = not settings.found[number].chosen
         else:
             low, high = np.minimum(first, last), np.maximum(first, last)
-            bpy.ops.mega.add_box(
-                "EXEC_DEFAULT", filepath=self._filepath, image=self._image, box=(*low.tolist(), *high.tolist())
-            )
+            values = {"image": self._image} if self._image else {"filepath": self._filepath}
+            call(self, bpy.ops.mega.add_box, "EXEC_DEFAULT", **values, box=(*low.tolist(), *high.tolist()))
         session.redraw()
         return {"RUNNING_MODAL"}
 
@@ -213,7 +213,8 @@ class MEGA_OT_choose_people(SourceOperator, bpy.types.Operator):
 
     def _close(self, context: bpy.types.Context, gone: bool = False) -> set[str]:
         chooser.end()
-        context.window.cursor_modal_restore()
+        if context.window is not None:
+            context.window.cursor_modal_restore()
         if not gone:
             self._area.header_text_set(None)
         session.redraw()
@@ -240,6 +241,11 @@ class MEGA_OT_choose_people(SourceOperator, bpy.types.Operator):
         """The pointer in pixels of the picture."""
         window = self._window()
         return self._mapping().to_picture(event.mouse_x - window.x, event.mouse_y - window.y)
+
+
+def _is_input(event: bpy.types.Event) -> bool:
+    """Whether it is a key or a button, which a 3D view would do something with."""
+    return not event.type.startswith(("TIMER", "WINDOW", "MOUSEMOVE", "INBETWEEN", "NONE"))
 
 
 class MEGA_OT_forget_people(bpy.types.Operator):

@@ -18,6 +18,15 @@ INTERVAL = 0.05
 """Seconds between two looks at what has arrived; one event is taken at a time, so that drawing goes on in between."""
 
 
+def call(operator: bpy.types.Operator, other: Any, *how: str, **values: Any) -> set[str]:
+    """Run another operator; its error is this one's report, not an exception."""
+    try:
+        return other(*how, **values)
+    except RuntimeError as error:
+        operator.report({"ERROR"}, str(error).removeprefix("Error: ").strip())
+        return {"CANCELLED"}
+
+
 class JobOperator:
     """Mix in before bpy.types.Operator."""
 
@@ -124,7 +133,8 @@ class JobOperator:
     def problem(self, text: str, mend: mending.Mend | None = None) -> None:
         """Something did not work; the job goes on. The panel keeps it, with a button that mends it."""
         self._problems.append(text)
-        board.problem = Failed(text, mend=mend)
+        more = f" ({len(self._problems)} problems so far; the Info editor lists them.)" if self._problems[1:] else ""
+        board.problem = Failed(text + more, mend=mend)
         # A report of an error ends the operator where a script called it, so that it waits for the end there.
         if not bpy.app.background:
             self.report({"ERROR"}, text)

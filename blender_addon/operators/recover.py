@@ -16,7 +16,7 @@ from ..mending import Trouble
 from ..scene import camera, found
 from ..scene.origin import Origin
 from ..scene.recovery import Importer
-from .job import JobOperator
+from .job import JobOperator, call
 from .source import Source, SourceOperator
 
 EXTENSIONS = ".jpg;.jpeg;.png;.webp;.tif;.tiff;.bmp"
@@ -54,7 +54,7 @@ class MEGA_OT_recover(SourceOperator, JobOperator, bpy.types.Operator):
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         if not self.is_named(context):
-            return bpy.ops.mega.choose_picture("INVOKE_DEFAULT", then="RECOVER")
+            return call(self, bpy.ops.mega.choose_picture, "INVOKE_DEFAULT", then="RECOVER")
         return self.execute(context)
 
     def make_job(self, context: bpy.types.Context) -> Job:
@@ -63,10 +63,12 @@ class MEGA_OT_recover(SourceOperator, JobOperator, bpy.types.Operator):
         self._origin = Origin(values["seed"], values["steps"], values["temperature"])
         self._topology, self._importer, self._people, self._looked = None, None, 0, False
         self._images = {source.file: source.image for source in sources}
-        chooser.end()
         title = sources[0].file.name if len(sources) == 1 else f"{len(sources)} pictures"
         pictures = [source.file for source in sources]
         people = self._chosen(context, sources)
+        chooser.end()
+        if len(sources) == 1:
+            sources[0].show(context.scene.mega)
         work = tasks.recover(session.ready_backend(), pictures, RecoverParameters(**values), people)
         return Job(title, work, queued=True)
 
@@ -147,14 +149,14 @@ class MEGA_OT_choose_picture(bpy.types.Operator):
         names = [file.name for file in self.files if file.name]
         if len(names) > 1:
             files = [{"name": name} for name in names]
-            bpy.ops.mega.recover("INVOKE_DEFAULT", directory=self.directory, files=files)
+            call(self, bpy.ops.mega.recover, "INVOKE_DEFAULT", directory=self.directory, files=files)
             return {"FINISHED"}
         settings = context.scene.mega
         settings.source, settings.picture = "FILE", self.filepath
         if self.then == "FIND":
-            bpy.ops.mega.find_people("INVOKE_DEFAULT")
+            call(self, bpy.ops.mega.find_people, "INVOKE_DEFAULT")
         elif self.then == "RECOVER":
-            bpy.ops.mega.recover("INVOKE_DEFAULT")
+            call(self, bpy.ops.mega.recover, "INVOKE_DEFAULT")
         return {"FINISHED"}
 
 

@@ -28,8 +28,10 @@ class Source:
         """Make it the panel's picture."""
         if self.image:
             settings.source, settings.image = "IMAGE", bpy.data.images[self.image]
-        else:
-            settings.source, settings.picture = "FILE", str(self.file)
+            return
+        settings.source = "FILE"
+        if Path(bpy.path.abspath(settings.picture)) != self.file:  # a relative path is left as it is
+            settings.picture = str(self.file)
 
 
 class SourceOperator:

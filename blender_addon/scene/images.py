@@ -54,7 +54,10 @@ def _written(image: bpy.types.Image, path: Path) -> Path:
         copy.pixels.foreach_set(pixels.ravel())
         copy.filepath_raw, copy.file_format = str(path), "PNG"
         copy.save()
-    except RuntimeError as error:
+        # Blender does not always notice that a disk is full.
+        if path.read_bytes()[-8:-4] != b"IEND":
+            raise RuntimeError("the disk is full")
+    except (OSError, RuntimeError) as error:
         raise _unwritten(image, str(error).strip()) from error
     finally:
         bpy.data.images.remove(copy)

@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 
 import bpy
+import numpy as np
 
 HERE = Path(__file__).resolve().parent
 FOLDER = Path(sys.argv[sys.argv.index("--") + 1])
@@ -117,7 +118,7 @@ if full is not None:
 
         def painted() -> None:
             image = bpy.data.images.new("painted", 300, 200)
-            image.generated_type = "COLOR_GRID"
+            image.pixels.foreach_set(np.random.default_rng(0).random(300 * 200 * 4, np.float32))
             module = sys.modules[f"{PACKAGE}.blender_addon.scene.images"]
             # Blender chooses its temporary folder when it starts.
             module._written(image, full / "painted.png")
