@@ -20,6 +20,8 @@ from .pose_network import DETECTOR_SIDE, LANDMARK_SIDE, PoseNetwork, shared_netw
 
 WINDOW_SIDES = (1.0, 0.75, 0.6, 0.45, 0.35)
 """Sides of the detector's windows, relative to the picture's longer side."""
+SMALLEST_WINDOW = 150
+"""No window is smaller, in pixels, but for the one round the whole picture: enlarging shows nothing new."""
 CROP_MARGIN = 1.25
 """Side of a landmark crop over the diameter of the circle round the body: what the networks were trained with."""
 CANDIDATES = 40
@@ -27,6 +29,10 @@ CANDIDATES = 40
 
 SURE = 0.5
 """From this detector score on, several crops are tried before a find is given up."""
+DOUBTFUL = 8
+"""After so many failures among finds below that score nobody is expected in what is left, which scores lower still."""
+TRIES = 2
+"""So many finds at one place are tried that way."""
 BLINKERS = 0.55
 """Half width, over the body's radius, of what is seen of someone among others when all else failed."""
 FEWEST_SEEN = 4
@@ -110,17 +116,32 @@ def find(
     eye = _Eye(_pyramid(picture), network or shared_network())
     poses: list[_Pose] = []
     circles = eye.detect()[:CANDIDATES]
-    first = [pose for pose in eye.map(_Eye.look, circles) if pose is not None]
-    while first:
-        # The best of those that look like one person go first; the others only count if that turned out nobody.
-        chosen, later = [], []
-        for pose in first:
-            (later if any(_is_same_person(pose, other) for other in chosen) else chosen).append(pose)
-        poses += [pose for pose in eye.map(_Eye.follow, chosen) if pose is not None]
-        first = [pose for pose in later if not any(_is_same_person(pose, other) for other in poses)]
-    unmet = [circle for circle in circles if circle.score >= SURE]
-    unmet = [circle for circle in unmet if not any(_is_met(circle, pose, picture.shape) for pose in poses)]
-    poses += [pose for pose in eye.map(_look_past_neighbours, unmet) if pose is not None]
+    failures = 0
+    for circle in circles:
+        if failures == DOUBTFUL:
+            break
+        if any(_is_round(circle, pose) for pose in poses):
+            continue
+        first = eye.look(circle)
+        # Whoever looks like somebody already confirmed is not asked again.
+        if first is None or any(_is_same_person(first, pose) for pose in poses):
+            continue
+        pose = eye.follow(first)
+        if pose is not None:
+            poses.append(pose)
+        else:
+            failures += circle.score < SURE
+    given_up: list[_Circle] = []
+    for circle in circles:
+        if circle.score < SURE or any(_is_met(circle, pose, picture.shape) for pose in poses):
+            continue
+        if sum(_is_near(circle, other) for other in given_up) >= TRIES:
+            continue
+        pose = _look_past_neighbours(eye, circle)
+        if pose is None:
+            given_up.append(circle)
+        else:
+            poses.append(pose)
     poses = _without_phantoms(_distinct_poses(poses), picture.shape)
     if not poses:
         return []
@@ -204,6 +225,8 @@ def _windows(height: int, width: int) -> Iterator[tuple[float, float, float]]:
     longer = max(height, width)
     for relative in WINDOW_SIDES:
         side = relative * longer
+        if relative < 1 and side < SMALLEST_WINDOW:
+            break
         columns, rows = (max(1, int(np.ceil(2 * length / side)) - 1) for length in (width, height))
         for y in np.linspace(0, height - side, rows) if rows > 1 else [(height - side) / 2]:
             for x in np.linspace(0, width - side, columns) if columns > 1 else [(width - side) / 2]:
@@ -307,12 +330,17 @@ class _Eye:
         seen = [i for i in MAIN if pose.visibility[i] > 0.5 and _inside(pose.points[i], self.shape)]
         if len(seen) < FEWEST_SEEN:
             return None
-        looks = [self.look(_resized(pose.circle, scale)) for scale in (0.9, 1.1)]
-        looks.append(self.look_mirrored(pose.circle))
-        distances = [_distance(look, pose, seen) for look in looks]
-        disagreement = float(np.mean(distances))
-        if disagreement > AGREEMENT:
-            return None
+        looks, distances = [], []
+        for look, circle in (
+            (self.look_mirrored, pose.circle),
+            (self.look, _resized(pose.circle, 0.9)),
+            (self.look, _resized(pose.circle, 1.1)),
+        ):
+            looks.append(look(circle))
+            distances.append(_distance(looks[-1], pose, seen))
+            if sum(distances) > 3 * AGREEMENT:
+                return None
+        disagreement = sum(distances) / 3
         agreeing = [pose, *(look for look, d in zip(looks, distances, strict=True) if d < 0.06)]
         mean = {name: np.mean([getattr(look, name) for look in agreeing], 0) for name in _AVERAGED}
         return replace(pose, **mean, disagreement=disagreement)
@@ -347,6 +375,16 @@ def _is_met(circle: _Circle, pose: _Pose, shape: tuple[int, ...]) -> bool:
     box = _detection(pose, shape).box
     margin = 0.1 * (box[2:] - box[:2]).max()
     return bool((circle.centre > box[:2] - margin).all() and (circle.centre < box[2:] + margin).all())
+
+
+def _is_round(circle: _Circle, pose: _Pose) -> bool:
+    """Whether a circle is so nearly that of a person already found that looking there would tell nothing new."""
+    near = np.hypot(*(circle.centre - pose.circle.centre)) < 0.2 * pose.circle.radius
+    return bool(near and 0.7 < circle.radius / pose.circle.radius < 1.4)
+
+
+def _is_near(circle: _Circle, other: _Circle) -> bool:
+    return bool(np.hypot(*(circle.centre - other.centre)) < 0.4 * min(circle.radius, other.radius))
 
 
 def _resized(circle: _Circle, scale: float) -> _Circle:

@@ -175,10 +175,7 @@ def render(
     Args:
         samples: rays through each pixel, each with one ray to the sun and one to the sky.
     """
-    offsets = np.cumsum([0, *(len(thing.vertices) for thing in things)])
-    vertices = np.concatenate([thing.vertices for thing in things])
-    faces = np.concatenate([thing.faces + offset for thing, offset in zip(things, offsets, strict=False)])
-    numbers = np.repeat(np.arange(len(things)), [len(thing.faces) for thing in things])
+    vertices, faces, numbers = _joined(things)
     table = np.array([[t.pattern, t.frequency, t.contrast, *t.second] for t in things], np.float32)
 
     def array(values: np.ndarray) -> wp.array:
@@ -220,6 +217,57 @@ def render(
     # A camera exposes to the scene: the brightest hundredth may burn out.
     linear = np.clip(linear / np.quantile(linear, 0.99).clip(0.05), 0, 1)
     return (255 * linear ** (1 / 2.2)).astype(np.uint8), found.numpy().reshape(height, width)
+
+
+@wp.kernel(enable_backward=False)
+def first_hit(
+    mesh: wp.uint64,
+    thing: wp.array(dtype=wp.int32),
+    position: wp.vec3,
+    points: wp.array(dtype=wp.vec3),
+    things: wp.array(dtype=wp.int32),
+    distances: wp.array(dtype=wp.float32),
+):
+    ray = wp.tid()
+    hit = wp.mesh_query_ray(mesh, position, wp.normalize(points[ray] - position), 1.0e4)
+    things[ray] = -1
+    distances[ray] = 1.0e4
+    if hit.result:
+        things[ray] = thing[hit.face]
+        distances[ray] = hit.t
+
+
+def first_hits(things: list[Thing], position: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What one sees from `position` (3) when looking towards points (N, 3).
+
+    Returns:
+        The number of the thing (N) int32, −1 for the sky, and its distance in metres (N), large for the sky.
+    """
+    vertices, faces, numbers = _joined(things)
+    mesh = wp.Mesh(
+        points=wp.array(vertices.astype(np.float32), dtype=wp.vec3, device="cpu"),
+        indices=wp.array(faces.ravel().astype(np.int32), dtype=wp.int32, device="cpu"),
+    )
+    found = wp.zeros(len(points), dtype=wp.int32, device="cpu")
+    distances = wp.zeros(len(points), dtype=wp.float32, device="cpu")
+    inputs = [
+        mesh.id,
+        wp.array(numbers.astype(np.int32), dtype=wp.int32, device="cpu"),
+        wp.vec3(*position.tolist()),
+        wp.array(points.astype(np.float32), dtype=wp.vec3, device="cpu"),
+        found,
+        distances,
+    ]
+    wp.launch(first_hit, dim=len(points), inputs=inputs, device="cpu")
+    return found.numpy(), distances.numpy()
+
+
+def _joined(things: list[Thing]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All vertices (V, 3) and faces (F, 3) of a scene, and each face's thing (F)."""
+    offsets = np.cumsum([0, *(len(thing.vertices) for thing in things)])
+    vertices = np.concatenate([thing.vertices for thing in things])
+    faces = np.concatenate([thing.faces + offset for thing, offset in zip(things, offsets, strict=False)])
+    return vertices, faces, np.repeat(np.arange(len(things)), [len(thing.faces) for thing in things])
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

@@ -79,7 +79,7 @@ class Studio:
 
     def dressed(self, person: Person, random: np.random.Generator) -> list[Thing]:
         """Two things: what is covered by clothes, with a pattern, and the rest."""
-        outfit = replace(Outfit.random(random), skin=_varied(SKIN, random), hair=_varied(HAIR, random))
+        outfit = replace(Outfit.random(random), skin=varied(SKIN, random), hair=varied(HAIR, random))
         rest = self.body.rest(torch.from_numpy(person.shape)[None])[0][0].numpy().astype(np.float64)
         vertices, colours = dress(rest, person.vertices, self.quads, self.part, self.body.part_names, outfit)
         covered = np.zeros(len(rest), bool)
@@ -98,7 +98,8 @@ class Studio:
         ]
 
 
-def _varied(colours: tuple, random: np.random.Generator) -> tuple[float, float, float]:
+def varied(colours: tuple, random: np.random.Generator) -> tuple[float, float, float]:
+    """One of the colours, somewhat lighter, darker or shifted."""
     return tuple(np.clip(np.array(colours[random.integers(len(colours))]) * random.uniform(0.8, 1.25, 3), 0.01, 0.9))
 
 
@@ -109,7 +110,8 @@ _CUBE_FACES = np.array(
 )  # fmt: skip
 
 
-def _box(centre: np.ndarray, half: np.ndarray, turn: float, random: np.random.Generator) -> Thing:
+def box(centre: np.ndarray, half: np.ndarray, turn: float, random: np.random.Generator) -> Thing:
+    """A box with half its sides (3), turned about the vertical by radians, of random colours and pattern."""
     vertices = _CUBE * half @ Rotation.from_rotvec([0, turn, 0]).as_matrix().T + centre
     return Thing(
         vertices,
@@ -125,16 +127,16 @@ def _box(centre: np.ndarray, half: np.ndarray, turn: float, random: np.random.Ge
 
 def surroundings(random: np.random.Generator) -> list[Thing]:
     """Floor, perhaps walls, furniture round the middle; y = 0 is the floor."""
-    things = [_box(np.array([0, -0.5, 0]), np.array([30, 0.5, 30]), 0.0, random)]
+    things = [box(np.array([0, -0.5, 0]), np.array([30, 0.5, 30]), 0.0, random)]
     for _ in range(random.integers(0, 4)):
         turn, away = random.uniform(0, 2 * np.pi), random.uniform(1.5, 8)
         centre = np.array([away * np.sin(turn), 2.0, away * np.cos(turn)])
-        things.append(_box(centre, np.array([random.uniform(1, 12), random.uniform(1, 4), 0.05]), turn, random))
+        things.append(box(centre, np.array([random.uniform(1, 12), random.uniform(1, 4), 0.05]), turn, random))
     for _ in range(random.integers(0, 6)):
         angle, away = random.uniform(0, 2 * np.pi), random.uniform(0.9, 4)
         half = random.uniform(0.05, 0.6, 3)
         centre = np.array([away * np.cos(angle), half[1], away * np.sin(angle)])
-        things.append(_box(centre, half, random.uniform(0, np.pi), random))
+        things.append(box(centre, half, random.uniform(0, np.pi), random))
     return things
 
 
@@ -228,7 +230,7 @@ def make_scene(studio: Studio, folder: Path, seed: int, number: int, size: int, 
             if random.random() < 0.35:
                 at = camera.position + random.uniform(0.4, 0.75) * (people[0].vertices.mean(0) - camera.position)
                 half = random.uniform(0.04, 0.25, 3) * [1, 2, 1]
-                scene.append(_box(at + random.normal(0, 0.15, 3), half, random.uniform(0, np.pi), random))
+                scene.append(box(at + random.normal(0, 0.15, 3), half, random.uniform(0, np.pi), random))
             options = {"seed": number * VIEWS + view, "samples": samples, "device": device}
             picture, found = raycast.render(scene, camera, light, **options)
             table = annotate(people, camera, visible(people, camera, found), name)
