@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import bpy  # noqa: F401  (blf and gpu are there only after it)
 
-from . import chooser, command_line, legend, menus, operators, panels, preferences, properties, session
+from . import (
+    chooser,
+    clip_properties,
+    command_line,
+    legend,
+    menus,
+    operators,
+    panels,
+    panels_clip,
+    preferences,
+    properties,
+    session,
+)
 
-MODULES = (preferences, properties, operators, panels, menus, session, legend, chooser, command_line)
+MODULES = (
+    preferences, properties, clip_properties, operators, panels, panels_clip, menus, session, legend, chooser,
+    command_line,
+)  # fmt: skip
 
 
 def register() -> None:

@@ -1,6 +1,7 @@
 """`blender -b --command mega …`: the add-on without a window.
 
 blender -b --command mega recover FILES… [-n 5] [--seed 0] [-o OUT.blend | -o FOLDER]
+blender -b --command mega video CLIP [--as armature] -o OUT.blend
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import bpy
 
-from . import package
+from . import command_line_clip, package
 
 _handles: list = []
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
@@ -38,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     random.add_argument("--seed", type=int, default=0)
     random.add_argument("--animation", action="store_true", help="one body that morphs from one to the next")
     random.add_argument("-o", "--output", type=Path, required=True, help="the .blend")
+    command_line_clip.add(actions)
     return top
 
 

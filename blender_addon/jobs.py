@@ -107,9 +107,9 @@ class Job:
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate from the progress so far; None while there is too little of it."""
+        """An estimate from the progress so far; None while there is too little of it, or where the text has one."""
         elapsed = time.monotonic() - self.started
-        if self.fraction < 0.05 or elapsed < 1:
+        if self.fraction < 0.05 or elapsed < 1 or self.text.endswith("left"):
             return None
         return elapsed * (1 - self.fraction) / self.fraction
 

@@ -10,17 +10,19 @@ NumPy and the standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import itertools
 import json
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from . import protocol
+from . import protocol, protocol_motion
 from .protocol import BodyTopology, Message
 
 
@@ -150,15 +152,44 @@ class Client:
         """Bodies out of nothing."""
         return self.stream(protocol.request(values))
 
-    def stream(self, request: Message) -> Stream:
-        """Send any request and get its answers. Raises BackendError with the backend's own sentence."""
+    def video(self, values: protocol_motion.VideoParameters, clip: Iterable[Message]) -> Stream:
+        """People of a clip, frame by frame; `clip` gives `protocol_motion.part` or `.picture` messages to send.
+
+        What `clip` raises passes through, and ends the request.
+        """
+        return self.stream(protocol_motion.video_request(values), clip)
+
+    def pose(self, vertices: np.ndarray) -> Stream:
+        """The rig in meshes (N,V,3) of the body: a `build` and a `frame` each."""
+        return self.stream(Message("pose", arrays={"vertices": np.asarray(vertices, np.float32)}))
+
+    def rig(self) -> protocol_motion.RigTopology:
+        """The bones and weights of the body."""
+        connection, response = self._open("GET", "rig")
+        with _closing(connection):
+            data = self._read(response)
+        try:
+            return protocol_motion.RigTopology.of(protocol.decode(data))
+        except protocol.ProtocolError as error:
+            raise BackendError(str(error)) from error
+
+    def stream(self, request: Message, more: Iterable[Message] = ()) -> Stream:
+        """Send any request, `more` messages after it, and get its answers.
+
+        Raises BackendError with the backend's own sentence.
+        """
         headers = {"Content-Type": protocol.CONTENT_TYPE}
-        connection, response = self._open("POST", request.kind, protocol.encode(request), headers)
+        body = protocol.encode(request)
+        if more:
+            body = itertools.chain([body], (protocol.encode(message) for message in more))
+        connection, response = self._open("POST", request.kind, body, headers)
         if connection.sock is not None:
             connection.sock.settimeout(None)  # work may take long; a dead backend closes its sockets
         return Stream(connection, response)
 
-    def _open(self, method: str, name: str, body: bytes | None = None, headers: dict[str, str] | None = None):
+    def _open(
+        self, method: str, name: str, body: bytes | Iterable[bytes] | None = None, headers: dict[str, str] | None = None
+    ):
         if self.secure:
             connection = http.client.HTTPSConnection(
                 self.host, self.port, timeout=self.timeout, context=ssl.create_default_context()
@@ -167,8 +198,13 @@ class Client:
             connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
         try:
             sent = {**(headers or {}), **protocol.bearer(self.token)}
-            connection.request(method, self.prefix + protocol.ENDPOINTS[name], body, sent)
+            # A backend that refuses a long upload says why and does not read the rest.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, self.prefix + protocol.ENDPOINTS[name], body, sent)
             response = connection.getresponse()
+        except (BackendError, Stopped):
+            connection.close()
+            raise
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise BackendError(

@@ -10,7 +10,8 @@ fields are the parameters, its arrays the picture or the tokens); an answer is a
 
     queued*  progress*  scene  person*  (progress | person)*  done | error      (of /find: people, done)
 
-Endpoints are in `ENDPOINTS`. A front end compares `PROTOCOL` with the number that `/health` reports when it connects.
+Endpoints are in `ENDPOINTS`; for clips and rigs see `protocol_motion`. A front end compares `PROTOCOL` with the number
+that `/health` reports when it connects.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ import numpy as np
 
 PROTOCOL: Final = 1
 ENDPOINTS: Final = {"health": "/health", "body": "/body", "recover": "/recover", "resample": "/resample",
-                    "random": "/random", "find": "/find"}  # fmt: skip
+                    "random": "/random", "find": "/find", "video": "/video", "rig": "/rig",
+                    "pose": "/pose"}  # fmt: skip
 CONTENT_TYPE: Final = "application/x-mega-messages"
 
 MAGIC: Final = b"MEGA"
@@ -103,6 +105,28 @@ def decode(data: bytes, limit: int = MESSAGE_LIMIT) -> Message:
     return message
 
 
+def take(buffer: bytearray, limit: int = MESSAGE_LIMIT) -> Message | None:
+    """The first message of bytes that are still arriving, taken out of `buffer`; None while it is not whole.
+
+    Raises ProtocolError as `read` does.
+    """
+    if len(buffer) < 8:
+        return None
+    length = 8 + struct.unpack_from("<I", buffer, 4)[0]
+    if buffer[:4] == MAGIC and length <= 8 + HEADER_LIMIT:
+        if len(buffer) < length:
+            return None
+        _, _, listing = _header(bytes(buffer[8:length]))
+        size = sum(size for _, size in listing)
+        length += size
+        if size <= limit and len(buffer) < length:
+            return None
+    # Whatever is wrong with them, `read` says what.
+    message = read(io.BytesIO(bytes(memoryview(buffer)[:length])).read, limit)
+    del buffer[:length]
+    return message
+
+
 def _exactly(source: Callable[[int], bytes], size: int) -> bytes:
     data = source(size)
     if len(data) != size:
@@ -151,7 +175,8 @@ def _array(name: str, data: bytes) -> np.ndarray:
 # Parameters
 
 
-def _bounded(default: Any, low: float, high: float) -> Any:
+def bounded(default: Any, low: float, high: float) -> Any:
+    """A parameter's default and its bounds."""
     return field(default=default, metadata={"low": low, "high": high})
 
 
@@ -159,9 +184,9 @@ def _bounded(default: Any, low: float, high: float) -> Any:
 class Sampling:
     """What all three kinds of sampling share."""
 
-    seed: int = _bounded(0, 0, 2**31 - 1)
-    steps: int = _bounded(5, 1, 54)
-    temperature: float = _bounded(1.0, 0.0, 10.0)
+    seed: int = bounded(0, 0, 2**31 - 1)
+    steps: int = bounded(5, 1, 54)
+    temperature: float = bounded(1.0, 0.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -172,7 +197,7 @@ class RecoverParameters(Sampling):
     as `/find` gave them, nobody is looked for.
     """
 
-    hypotheses: int = _bounded(5, 1, 1000)
+    hypotheses: int = bounded(5, 1, 1000)
 
 
 @dataclass(frozen=True)
@@ -183,7 +208,7 @@ class FindParameters:
     fraction of the largest.
     """
 
-    smallest: float = _bounded(0.0, 0.0, 1.0)
+    smallest: float = bounded(0.0, 0.0, 1.0)
 
 
 FOUND: Final = ("boxes", "landmarks", "landmarks_3d")
@@ -201,20 +226,20 @@ class ResampleParameters(Sampling):
     A model that looks at pictures itself also needs `picture`, as in `RecoverParameters`.
     """
 
-    hypotheses: int = _bounded(5, 1, 1000)
+    hypotheses: int = bounded(5, 1, 1000)
     keep: tuple[str, ...] = ()
-    focal_length: float = _bounded(1000.0, 1e-3, 1e9)
-    picture_width: int = _bounded(1, 1, 1 << 20)
-    picture_height: int = _bounded(1, 1, 1 << 20)
+    focal_length: float = bounded(1000.0, 1e-3, 1e9)
+    picture_width: int = bounded(1, 1, 1 << 20)
+    picture_height: int = bounded(1, 1, 1 << 20)
 
 
 @dataclass(frozen=True)
 class RandomParameters(Sampling):
     """`POST /random`: bodies out of nothing. Steps and temperature default to those for unconditional sampling."""
 
-    count: int = _bounded(1, 1, 1000)
-    steps: int = _bounded(20, 1, 54)
-    temperature: float = _bounded(1.3, 0.0, 10.0)
+    count: int = bounded(1, 1, 1000)
+    steps: int = bounded(20, 1, 54)
+    temperature: float = bounded(1.3, 0.0, 10.0)
 
 
 P = TypeVar("P", bound=Sampling | FindParameters)
@@ -239,6 +264,14 @@ def _parameter(entry: dataclasses.Field, value: Any) -> Any:
         if unknown:
             raise ProtocolError(f"{unknown[0][:40]!r} is no body part; there are: {', '.join(PARTS)}.")
         return tuple(value)
+    if "choices" in entry.metadata:
+        if value not in entry.metadata["choices"]:
+            raise ProtocolError(f"{entry.name!r} must be one of {', '.join(entry.metadata['choices'])}.")
+        return value
+    if isinstance(entry.default, bool):
+        if not isinstance(value, bool):
+            raise ProtocolError(f"{entry.name!r} must be true or false.")
+        return value
     low, high = entry.metadata["low"], entry.metadata["high"]
     whole = isinstance(entry.default, int)
     if isinstance(value, bool) or not isinstance(value, (int,) if whole else (int, float)) or not low <= value <= high:

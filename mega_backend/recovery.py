@@ -90,6 +90,13 @@ class Recoverer:
         return self.body.faces.cpu().numpy().astype(np.int32)
 
     @property
+    def rig(self) -> Rig:
+        """The rig under the body's meshes, on the CPU. Raises ValueError where the body has none."""
+        if self._refiner is None:
+            raise ValueError("this model's body has no rig: armatures and videos need one of the bundled body")
+        return self._refiner.rig
+
+    @property
     def reads_landmarks(self) -> bool:
         """Whether the model looks at landmarks; otherwise at the picture itself."""
         return getattr(self.model, "kind", "image") == "landmarks"

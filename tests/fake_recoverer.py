@@ -57,6 +57,10 @@ class FakeRecoverer:
         self.card = {"name": "fake"}
         self.steps_done = 0
 
+    @property
+    def rig(self):
+        raise ValueError("this model's body has no rig")
+
     def find(self, picture, boxes=None, smallest=0.0, progress=None):
         """The two people, left and right; in a box, whoever is drawn round more than 4 pixels."""
         height, width = picture.shape[:2]

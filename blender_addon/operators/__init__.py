@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bpy
 
-from . import backend, find, hypotheses, random_people, recover, resample, setup, uncertainty
+from . import armature, backend, clip, find, hypotheses, random_people, recover, resample, setup, uncertainty
 
 CLASSES = (
     recover.MEGA_OT_recover,
@@ -26,6 +26,8 @@ CLASSES = (
     backend.MEGA_OT_allow_online,
     backend.MEGA_OT_dismiss,
     recover.MEGA_FH_pictures,
+    *clip.CLASSES,
+    *armature.CLASSES,
 )
 
 

@@ -5,6 +5,7 @@ A subclass builds the job and takes its events. It finishes as one undo step; Es
 
 from __future__ import annotations
 
+import time
 import traceback
 from typing import Any
 
@@ -15,7 +16,9 @@ from .. import mending, session
 from ..jobs import Failed, Job, Progress, board
 
 INTERVAL = 0.05
-"""Seconds between two looks at what has arrived; one event is taken at a time, so that drawing goes on in between."""
+"""Seconds between two looks at what has arrived, so that drawing goes on in between."""
+SLICE = 0.02
+"""Seconds that one look may take, beyond what the event that it began with needs."""
 
 
 def call(operator: bpy.types.Operator, other: Any, *how: str, **values: Any) -> set[str]:
@@ -56,6 +59,10 @@ class JobOperator:
         """What follows a result in the window."""
         return
 
+    def go_on(self, context: bpy.types.Context) -> bool:
+        """Do a little of what is left once all events are taken; False when nothing is."""
+        return False
+
     def execute(self, context: bpy.types.Context) -> set[str]:
         try:
             self._job = self.make_job(context)
@@ -79,9 +86,16 @@ class JobOperator:
             return {"RUNNING_MODAL"}
         if event.type != "TIMER":
             return {"PASS_THROUGH"}
+        busy = not self._job.done
         try:
-            for arrived in self._job.take(1):
-                self._take(context, arrived)
+            deadline = time.perf_counter() + SLICE
+            while time.perf_counter() < deadline and (arrived := self._job.take(1)):
+                self._take(context, *arrived)
+            while not busy and time.perf_counter() < deadline:
+                if not self.go_on(context):
+                    break
+            else:
+                busy = True
         except Exception as error:
             # A fault here must not leave a job that never ends; what it was goes to the console too.
             traceback.print_exc()
@@ -90,7 +104,7 @@ class JobOperator:
             self.report({"ERROR"}, f"{self._job.title}: {type(error).__name__}: {error}")
             return {"CANCELLED"}
         self._status(context)
-        if not self._job.done:
+        if busy:
             return {"PASS_THROUGH"}
         self._clean_up(context)
         result = self._end(cancelled=self._job.cancelled.is_set())
@@ -121,6 +135,8 @@ class JobOperator:
                 shown = line
             else:
                 self._take(context, event)
+        while self.go_on(context):
+            continue
         self.ended()
         return self._end(cancelled=False)
 

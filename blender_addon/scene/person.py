@@ -27,15 +27,21 @@ def add(name: str, arrays: dict[str, np.ndarray], topology: BodyTopology) -> bpy
     """
     vertices = axes.to_blender(arrays["vertices"])
     origin = vertices[0].mean(0)
-    mesh = bpy.data.meshes.new(name)
-    _surface(mesh, vertices[0] - origin, topology)
-    mesh.materials.append(material.skin())
-    person = bpy.data.objects.new(name, mesh)
+    person = add_plain(name, vertices[0] - origin, topology)
     person.location = origin
     person["mega_origin"] = [float(value) for value in origin]
-    _parts(person, topology)
     set_hypotheses(person, vertices - origin)
     store(person, arrays)
+    return person
+
+
+def add_plain(name: str, vertices: np.ndarray, topology: BodyTopology) -> bpy.types.Object:
+    """An object of one shape (V,3), not yet in any collection: surface, skin, body parts as vertex groups."""
+    mesh = bpy.data.meshes.new(name)
+    _surface(mesh, vertices, topology)
+    mesh.materials.append(material.skin())
+    person = bpy.data.objects.new(name, mesh)
+    _parts(person, topology)
     return person
 
 

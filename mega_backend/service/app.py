@@ -14,7 +14,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from mega_backend import __version__, pictures, protocol
@@ -30,11 +29,13 @@ from mega_backend.protocol import (
 from mega_backend.result import LANDMARKS, Person, Recovery, ResultError
 from mega_backend.service import logs, openapi
 from mega_backend.service.gate import Gate
-from mega_backend.service.jobs import Job, Jobs, Progress, Work, sentence
-from mega_backend.service.limits import Held, Lease, Limits
+from mega_backend.service.jobs import Jobs, Progress, Work, sentence
+from mega_backend.service.limits import Held, Limits
 from mega_backend.service.metrics import Metrics
 from mega_backend.service.model import Model
 from mega_backend.service.page import add_page
+from mega_backend.service.streams import Upload
+from mega_backend.service.video import add_video
 
 DECODED_TOGETHER = 2
 """Pictures that are decoded at the same time."""
@@ -68,11 +69,13 @@ class State:
         self.model, self.batcher, self.metrics, self.limits = model, batcher, metrics, limits
         self.jobs = Jobs(lambda: model.recoverer, batcher, limits.active, limits.waiting)
         self.jobs.ended = lambda job: metrics.results.labels(job.endpoint, job.end).inc()
-        self.held = Held(limits.held_bytes)
+        self.held = Held(limits.held_bytes, "holds too many large pictures")
+        self.spooled = Held(limits.spooled_bytes, "stores too many clips")
         self.decoding = asyncio.Semaphore(DECODED_TOGETHER)
         metrics.gauge("mega_running", "Requests that are worked on", lambda: self.jobs.running)
         metrics.gauge("mega_waiting", "Requests that wait for their turn", lambda: self.jobs.waiting)
         metrics.gauge("mega_held_bytes", "Uploads and decoded pictures in memory", lambda: self.held.bytes)
+        metrics.gauge("mega_spooled_bytes", "Clips on disk", lambda: self.spooled.bytes)
         metrics.gauge("mega_out_of_memory", "Times that the device was out of memory", lambda: batcher.out_of_memory)
         metrics.gauge("mega_ready", "1 once the model is loaded", lambda: model.status == "ready")
 
@@ -120,6 +123,7 @@ def create_app(
     _add_errors(app)
     _add_information(app, state)
     _add_work(app, state)
+    add_video(app, state)
     add_page(app)
     app.openapi = lambda: openapi.schema(app)
     return app
@@ -185,7 +189,7 @@ def _add_work(app: FastAPI, state: State) -> None:
     @app.post("/recover", openapi_extra=openapi.request_of(RecoverParameters), **options)
     async def recover(request: Request) -> Response:
         """The people in a picture."""
-        async with _Upload(request, state) as upload:
+        async with Upload(request, state) as upload:
             message = await upload.message("recover")
             values = protocol.parameters(RecoverParameters, message.fields)
             _at_most("hypotheses", values.hypotheses, limits.hypotheses)
@@ -198,7 +202,7 @@ def _add_work(app: FastAPI, state: State) -> None:
     @app.post("/find", openapi_extra=openapi.request_of(FindParameters), **options)
     async def find(request: Request) -> Response:
         """Who is in a picture, to choose from."""
-        async with _Upload(request, state) as upload:
+        async with Upload(request, state) as upload:
             message = await upload.message("find")
             values = protocol.parameters(FindParameters, message.fields)
             boxes = _boxes(message, limits)
@@ -210,7 +214,7 @@ def _add_work(app: FastAPI, state: State) -> None:
     @app.post("/resample", openapi_extra=openapi.request_of(ResampleParameters), **options)
     async def resample(request: Request) -> Response:
         """Other hypotheses of a person, with parts kept."""
-        async with _Upload(request, state) as upload:
+        async with Upload(request, state) as upload:
             message = await upload.message("resample")
             values = protocol.parameters(ResampleParameters, message.fields)
             _at_most("hypotheses", values.hypotheses, limits.hypotheses)
@@ -221,7 +225,7 @@ def _add_work(app: FastAPI, state: State) -> None:
     @app.post("/random", openapi_extra=openapi.request_of(RandomParameters), **options)
     async def random(request: Request) -> Response:
         """Bodies out of nothing."""
-        async with _Upload(request, state) as upload:
+        async with Upload(request, state) as upload:
             values = protocol.parameters(RandomParameters, (await upload.message("random")).fields)
             _at_most("count", values.count, limits.random)
             return upload.answer(random_work(values))
@@ -364,93 +368,6 @@ def result_messages(recovery: Recovery) -> Iterator[Message]:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Requests in, streams out
-
-
-class _Upload:
-    """One request's body, read within bounds of size and time; what it holds is released when its answer ends."""
-
-    def __init__(self, request: Request, state: State) -> None:
-        self.request, self.state = request, state
-        self.lease: Lease = state.held.lease()
-        self._handed_on = False
-
-    async def __aenter__(self) -> _Upload:
-        self.state.model.check()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if not self._handed_on:
-            self.lease.release()
-
-    async def message(self, kind: str) -> Message:
-        """The request's one message."""
-        limits = self.state.limits
-        try:
-            async with asyncio.timeout(limits.upload_seconds):
-                data = await self._read()
-        except ClientDisconnect:
-            raise HTTPException(400, "The connection ended in the middle of the request.") from None
-        except TimeoutError:
-            raise HTTPException(
-                408, f"The upload took over {limits.upload_seconds:.0f} s; send a smaller picture."
-            ) from None
-        message = protocol.decode(data, limits.body_bytes)
-        if message.kind != kind:
-            raise ProtocolError(f"A message of kind {kind!r} belongs here, not {message.kind[:40]!r}.")
-        return message
-
-    async def _read(self) -> bytes:
-        most = self.state.limits.body_bytes
-        too_large = HTTPException(413, f"The request is over {most >> 20} MiB; send a smaller picture.")
-        announced = self.request.headers.get("content-length", "0")
-        if announced.isdecimal() and int(announced) > most:
-            raise too_large
-        data = bytearray()
-        async for chunk in self.request.stream():
-            data += chunk
-            if len(data) > most:
-                raise too_large
-            self.lease.resize(len(data))
-        return bytes(data)
-
-    def answer(self, work: Work) -> Response:
-        """Queue the work and stream its messages."""
-        job = Job(self.request.scope["path"].rsplit("/", 1)[-1], work, self.lease.release)
-        self.state.jobs.submit(job)
-        self._handed_on = True
-        return MessageStream(job, self.state)
-
-
-class MessageStream(Response):
-    """A job's messages as they come. When the client leaves, or reads nothing for long, the job is cancelled."""
-
-    media_type = protocol.CONTENT_TYPE
-
-    def __init__(self, job: Job, state: State) -> None:
-        super().__init__()
-        del self.headers["content-length"]
-        self.job, self.state = job, state
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        watcher = asyncio.create_task(self._cancel_when_gone(receive))
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for data in self.job.messages():
-                async with asyncio.timeout(self.state.limits.stall_seconds):
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except TimeoutError:
-            logs.event("client does not read", request=self.job.number)
-        finally:
-            watcher.cancel()
-            self.state.jobs.cancel(self.job)
-            self.state.metrics.people.inc(self.job.people)
-
-    async def _cancel_when_gone(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            continue
-        self.state.jobs.cancel(self.job)
 
 
 class Watch:

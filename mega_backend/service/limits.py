@@ -15,6 +15,8 @@ class Limits:
     Attributes:
         body_bytes: of one request.
         pixels: of one picture.
+        video_bytes: of one clip, on disk. spooled_bytes: of all clips together.
+        video_pixels: of one frame. frames: that one clip may have, within its range and step.
         hypotheses, random, boxes: that one request may ask for.
         active: requests that are worked on at the same time and share the device.
         waiting: requests that wait for their turn.
@@ -27,6 +29,10 @@ class Limits:
 
     body_bytes: int = 128 << 20
     pixels: int = 100_000_000
+    video_bytes: int = 4 << 30
+    spooled_bytes: int = 16 << 30
+    video_pixels: int = 8192 * 4320
+    frames: int = 20_000
     hypotheses: int = 100
     random: int = 256
     boxes: int = 64
@@ -45,10 +51,10 @@ def busy(text: str, seconds: int = 5) -> HTTPException:
 
 
 class Held:
-    """The bytes that requests hold; more than the limit is refused. Used from several threads."""
+    """The bytes that requests hold; more than the limit is refused with `text`. Used from several threads."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.bytes = limit, 0
+    def __init__(self, limit: int, text: str) -> None:
+        self.limit, self.text, self.bytes = limit, text, 0
         self._lock = threading.Lock()
 
     def lease(self) -> Lease:
@@ -72,7 +78,7 @@ class Lease:
     def resize(self, count: int) -> None:
         """Hold so many bytes from now on. Raises the 503 of `busy`."""
         if not self._held._add(count - self._bytes):
-            raise busy("The backend holds too many large pictures at the moment; try again in a few seconds.")
+            raise busy(f"The backend {self._held.text} at the moment; try again in a few seconds.")
         self._bytes = count
 
     def release(self) -> None:

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 
 from mega_backend import protocol
 from mega_backend.protocol import FindParameters, RandomParameters, RecoverParameters, ResampleParameters, Sampling
+from mega_backend.protocol_motion import PoseParameters, VideoParameters
 
 DESCRIPTION = f"""Photographs to body meshes.
 
@@ -18,9 +19,13 @@ little endian), the header (JSON: `kind`, `fields`, and `arrays`: a list of name
 files. A request is one message whose kind is the endpoint's name and whose fields are its parameters (see
 `RecoverParameters`, `ResampleParameters`, `RandomParameters`, `FindParameters`). An answer is a stream: `queued`,
 `progress`, `scene`, one `person` each (of `/find` one message `people`), and `done`, or `error` with `status` and
-`text`. Closing the connection stops the work.
+`text`. Clips are several messages (see `VideoParameters`) and are answered by `clip`, `build` and one `frame` each.
+Closing the connection stops the work.
 """
 
+PARAMETERS = (
+    RecoverParameters, ResampleParameters, RandomParameters, FindParameters, VideoParameters, PoseParameters,
+)  # fmt: skip
 _SENTENCES = {
     401: "no token, or a wrong one",
     403: "the request comes from a web page of another site, or under another name",
@@ -42,6 +47,7 @@ BODY: dict[int | str, dict[str, Any]] = {
     200: {"description": "one message of kind `body`", "content": _BINARY},
     304: {"description": "unchanged since the hash in If-None-Match"},
 }
+RIG: dict[int | str, dict[str, Any]] = {200: {"description": "one message of kind `rig`", "content": _BINARY}}
 METRICS: dict[int | str, dict[str, Any]] = {
     200: {"description": "Prometheus text format", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }
@@ -71,6 +77,13 @@ def fields_of(kind: type[Sampling | FindParameters]) -> dict[str, Any]:
             items = {"type": "string", "enum": list(protocol.PARTS)}
             properties[entry.name] = {"type": "array", "items": items, "default": []}
             continue
+        if "choices" in entry.metadata:
+            choices = list(entry.metadata["choices"])
+            properties[entry.name] = {"type": "string", "enum": choices, "default": entry.default}
+            continue
+        if isinstance(entry.default, bool):
+            properties[entry.name] = {"type": "boolean", "default": entry.default}
+            continue
         properties[entry.name] = {
             "type": "integer" if isinstance(entry.default, int) else "number",
             "minimum": entry.metadata["low"],
@@ -85,7 +98,15 @@ def schema(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = made.setdefault("components", {}).setdefault("schemas", {})
-        for kind in (RecoverParameters, ResampleParameters, RandomParameters, FindParameters):
+        kinds = (
+            RecoverParameters,
+            ResampleParameters,
+            RandomParameters,
+            FindParameters,
+            VideoParameters,
+            PoseParameters,
+        )
+        for kind in kinds:
             schemas[kind.__name__] = fields_of(kind)
         made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         made["security"] = [{"token": []}, {}]

@@ -40,7 +40,8 @@ def recover_video(
         clip: a `Clip`, or what makes one. options: how motion is made.
         focal_length: in pixels, of the whole clip; by default that of `camera.default_focal_length`.
         smallest: leave out people smaller than this fraction of the largest.
-        progress: called with the fraction done and frames a second; may raise `Cancelled`: frames given out stay valid.
+        progress: called for each frame with the fraction done and frames a second; may raise `Cancelled`: frames given
+            out stay valid.
         journal: keeps what is worked out; what an earlier run of the same settings left in it is not done again.
         stopped: asked between chunks; once it says yes, what has been looked at is finished and the clip ends there.
 
@@ -62,7 +63,7 @@ def recover_video(
         last = chunk[-1].index
         pace.recall(len(chunk))
     for chunk in _chunks(clip, last):
-        sightings, cuts = watcher.watch(chunk)
+        sightings, cuts = watcher.watch(chunk, pace.look)
         frames = _numbered(tracker, chunk, sightings, cuts)
         rows = solver.hypotheses(frames)
         if journal is not None:
@@ -131,11 +132,18 @@ class _Pace:
         """Frames that an earlier run had worked out: they say nothing about the speed."""
         self.done, self.recalled, self.began = self.done + frames, self.recalled + frames, time.perf_counter()
 
-    def tell(self, frames: int) -> None:
-        self.done += frames
+    def look(self, frames: int) -> None:
+        """So many frames of the next chunk have been looked at: the work can be stopped here too."""
         if self.progress is None:
             return
+        fraction = 0.0 if self.total is None else min((self.done + frames) / self.total, 1.0)
+        self.progress(fraction, self._text() if self.done > self.recalled else "looking at the first frames")
+
+    def tell(self, frames: int) -> None:
+        self.done += frames
+        self.look(0)
+
+    def _text(self) -> str:
         pace = (self.done - self.recalled) / max(time.perf_counter() - self.began, 1e-6)
         left = "" if self.total is None else f", {max(0, self.total - self.done) / pace:.0f} s left"
-        fraction = 0.0 if self.total is None else min(self.done / self.total, 1.0)
-        self.progress(fraction, f"{self.done} frames, {pace:.1f} a second{left}")
+        return f"{self.done} frames, {pace:.1f} a second{left}"

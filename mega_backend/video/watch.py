@@ -7,7 +7,7 @@ here: see `tracking`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import cv2
@@ -53,8 +53,13 @@ class Watcher:
         self._histogram: np.ndarray | None = None
         self._begun = False
 
-    def watch(self, frames: Sequence[Frame]) -> tuple[list[list[Sighting]], list[bool]]:
-        """Sightings of each frame, none where it is unreadable, and whether each begins another shot."""
+    def watch(
+        self, frames: Sequence[Frame], looked: Callable[[int], None] = lambda _: None
+    ) -> tuple[list[list[Sighting]], list[bool]]:
+        """Sightings of each frame, none where it is unreadable, and whether each begins another shot.
+
+        looked: called with how many frames were looked at, after each.
+        """
         network = self.network or shared_network()
         eyes = [None if f.picture is None else _Eye(_pyramid(f.picture), network) for f in frames]
         cuts = [self._is_cut(frame) for frame in frames]
@@ -71,6 +76,7 @@ class Watcher:
                     followed = eye.map(_follow, before)
                     self._poses = _distinct_poses([pose for pose in followed if pose is not None])
             found.append([] if eye is None else list(self._poses))
+            looked(number + 1)
         readable = [number for number, eye in enumerate(eyes) if eye is not None]
         if readable:
             self._look_around(frames, eyes, cuts, found, readable)

@@ -1,0 +1,293 @@
+"""Clips: taken in on disk, looked at frame by frame, streamed out as people that move. And rigs of single meshes."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.responses import Response
+
+from mega_backend import protocol, protocol_motion
+from mega_backend.protocol import Message, ProtocolError
+from mega_backend.protocol_motion import Build, ClipFacts, Moment, PoseParameters, VideoParameters
+from mega_backend.service import openapi
+from mega_backend.service.jobs import Progress, Work
+from mega_backend.service.limits import Lease, Limits, busy
+from mega_backend.service.streams import Upload
+
+if TYPE_CHECKING:
+    from mega_backend.service.app import State
+
+# What a file of each kind begins with, as (offset, bytes). Decoders also know playlists, which name other files; those
+# must never reach them.
+CONTAINERS = (
+    *(((4, box),) for box in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")),  # MP4, QuickTime
+    ((0, b"\x1a\x45\xdf\xa3"),),  # Matroska, WebM
+    ((0, b"RIFF"), (8, b"AVI ")),
+    ((0, b"\x00\x00\x01\xba"),), ((0, b"\x00\x00\x01\xb3"),),  # MPEG
+    ((0, b"\x47"), (188, b"\x47")), ((4, b"\x47"), (196, b"\x47")),  # MPEG transport streams
+    ((0, b"OggS"),), ((0, b"FLV"),), ((0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),), ((0, b"GIF8"),),
+)  # fmt: skip
+BUILD_CHANGE = 0.001
+"""Metres: a body that has changed by less in the mean is not sent again."""
+
+
+def add_video(app: FastAPI, state: State) -> None:
+    """The endpoints /video, /pose and /rig."""
+    options = {
+        "response_class": Response,
+        "responses": openapi.STREAM | openapi.refusals(401, 403, 408, 413, 415, 422, 503),
+    }
+
+    @app.post("/video", openapi_extra=openapi.request_of(VideoParameters), **options)
+    async def video(request: Request) -> Response:
+        """The people of a clip, frame by frame."""
+        async with Upload(request, state) as upload:
+            spool = Spool(state.limits, state.spooled.lease())
+            try:
+                values = await _clip(upload, spool, state.limits)
+                return upload.answer(video_work(values, spool, state.limits), spool.remove)
+            except BaseException:
+                spool.remove()
+                raise
+
+    @app.post("/pose", openapi_extra=openapi.request_of(PoseParameters), **options)
+    async def pose(request: Request) -> Response:
+        """The rig in meshes of the body."""
+        async with Upload(request, state) as upload:
+            message = await upload.message("pose")
+            protocol.parameters(PoseParameters, message.fields)
+            vertices = message.arrays.get("vertices")
+            if vertices is None or vertices.dtype.kind != "f" or vertices.ndim != 3 or vertices.shape[2] != 3:
+                raise ProtocolError("'vertices' must be (N,V,3) numbers: meshes of the body.")
+            if not 1 <= len(vertices) <= state.limits.hypotheses or not np.isfinite(vertices).all():
+                raise ProtocolError(f"'vertices' must be finite, and 1 to {state.limits.hypotheses} meshes.")
+            return upload.answer(pose_work(vertices.astype(np.float32)))
+
+    @app.get("/rig", response_class=Response, responses=openapi.RIG | openapi.refusals(401, 403, 422, 503))
+    async def rig() -> Response:
+        """The bones and weights of the body as one message."""
+        try:
+            topology = protocol_motion.rig_topology(state.model.recoverer.rig.body)
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+        return Response(protocol.encode(topology.message()), media_type=protocol.CONTENT_TYPE)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# In
+
+
+@dataclass
+class Spool:
+    """A clip on its way in: a file, or a folder of pictures, of ours alone. Names come from us, never from a client."""
+
+    limits: Limits
+    lease: Lease
+    folder: Path | None = None
+    indices: list[int] | None = None
+    """The pictures' numbers, where the clip is a sequence."""
+    _bytes: int = 0
+
+    @property
+    def source(self) -> Path:
+        return self.folder / "pictures" if self.indices is not None else self.folder / "clip"
+
+    def add(self, message: Message) -> None:
+        """The next part or picture. Raises ProtocolError, or the 413, 422, 503 that says what is wrong."""
+        picture = message.kind == "picture"
+        data = protocol_motion.upload_bytes(message, *(("picture", "picture") if picture else ("part", "data")))
+        started = self.folder is not None
+        if started and picture != (self.indices is not None):
+            raise ProtocolError("A clip is sent as 'part' messages or as 'picture' messages, not as both.")
+        self.lease.resize(self._bytes + len(data))
+        self._bytes += len(data)
+        try:
+            if not started:
+                self.folder = Path(tempfile.mkdtemp(prefix="mega-clip-"))
+                if picture:
+                    self.indices = []
+                    self.source.mkdir()
+            if picture:
+                self._add_picture(message.fields.get("index"), data)
+            else:
+                self._add_part(data)
+        except OSError as error:
+            raise busy(f"The backend cannot store the clip ({error.strerror}); free disk space there.", 60) from error
+
+    def _add_part(self, data: bytes) -> None:
+        if not self.source.exists() and not any(
+            all(data[at : at + len(mark)] == mark for at, mark in marks) for marks in CONTAINERS
+        ):
+            raise HTTPException(422, "This is not a video that can be read; convert it to MP4.")
+        with open(self.source, "ab") as file:
+            file.write(data)
+
+    def _add_picture(self, index: Any, data: bytes) -> None:
+        last = self.indices[-1] if self.indices else -1
+        if type(index) is not int or not last < index < 10**9:
+            raise ProtocolError("Pictures of a sequence have growing whole numbers as 'index'.")
+        if len(self.indices) >= self.limits.frames:
+            raise HTTPException(422, _too_many(self.limits))
+        # The reader looks at the contents; the name only has to sort.
+        (self.source / f"{len(self.indices):08d}.png").write_bytes(data)
+        self.indices.append(index)
+
+    def remove(self) -> None:
+        """Delete what was stored."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.lease.release()
+
+
+def _is_video(start: bytes) -> bool:
+    return any(all(start[at : at + len(mark)] == mark for at, mark in marks) for marks in CONTAINERS)
+
+
+async def _clip(upload: Upload, spool: Spool, limits: Limits) -> VideoParameters:
+    """Read the whole request; its parameters."""
+    values = None
+    async for message in upload.messages(limits.video_bytes):
+        if values is None:
+            if message.kind != "video":
+                raise ProtocolError(f"A message of kind 'video' comes first here, not {message.kind[:40]!r}.")
+            values = protocol.parameters(VideoParameters, message.fields)
+            if values.hypotheses > limits.hypotheses:
+                text = f"'hypotheses' may be at most {limits.hypotheses} on this backend; ask for fewer."
+                raise HTTPException(422, text)
+            if values.stop and values.stop <= values.start:
+                raise HTTPException(422, "The range of frames is empty: 'stop' must lie after 'start'.")
+        else:
+            await asyncio.to_thread(spool.add, message)
+    if values is None or spool.folder is None:
+        raise ProtocolError("The request holds no clip.")
+    return values
+
+
+def _too_many(limits: Limits) -> str:
+    return f"A clip may have at most {limits.frames} frames on this backend; choose a shorter range or a larger step."
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Out, on a job's thread
+
+
+def video_work(values: VideoParameters, spool: Spool, limits: Limits) -> Work:
+    """The people of a clip."""
+
+    def work(recoverer: Any, progress: Progress) -> Iterator[Message]:
+        from mega_backend.video.clips import Clip
+        from mega_backend.video.motion import MotionOptions
+
+        body = recoverer.rig.body
+        progress(0.0, "opening the clip")
+        if spool.indices is None:
+            _check_size(spool.source, limits)
+            clip = Clip(spool.source, values.start, values.stop or None, values.step, values.rate or None)
+        else:
+            clip = Clip(spool.source, rate=values.rate or None)
+        if (clip.count or 0) > limits.frames:
+            raise ValueError(_too_many(limits))
+        options = MotionOptions(
+            values.hypotheses, values.seed, values.steps, values.temperature, smoothing=values.smoothing
+        )
+        focal_length = values.focal_length or _usual_focal_length(clip.size)
+        yield ClipFacts(clip.size, focal_length, clip.rate, clip.count or 0).message()
+        builds: dict[int, np.ndarray] = {}
+        frames = recoverer.recover_video(clip, options=options, focal_length=focal_length, progress=progress)
+        for number, frame in enumerate(frames):
+            if number >= limits.frames:
+                raise ValueError(_too_many(limits))
+            for person in frame.people:
+                yield from _build(body, person.track, person.shape, builds)
+            index = frame.index if spool.indices is None else spool.indices[frame.index]
+            yield moment(body, index, frame.time, frame.people, values.meshes).message()
+
+    return work
+
+
+def pose_work(vertices: np.ndarray) -> Work:
+    """The rig in meshes (N,V,3), as frames of one person."""
+
+    def work(recoverer: Any, progress: Progress) -> Iterator[Message]:
+        import torch
+
+        rig = recoverer.rig
+        if vertices.shape[1] != rig.body.vertex_count:
+            raise ValueError(f"these meshes have {vertices.shape[1]} vertices, the body {rig.body.vertex_count}")
+        progress(0.0, "finding the bones")
+        with torch.no_grad():
+            pose = rig.fit(torch.from_numpy(vertices), steps=6)
+            heads = rig.body.heads(pose.shape)
+            turned = pose.rotations @ rig.body.t_pose(heads)
+            root = heads[:, 0] + pose.translation
+            fitted = pose.vertices(rig.body)
+        builds: dict[int, np.ndarray] = {}
+        for index in range(len(vertices)):
+            builds.clear()
+            yield from _build(rig.body, 1, pose.shape[index].numpy(), builds)
+            person = {
+                "track": np.int32(1), "rotations": turned[index].numpy(), "root": root[index].numpy(),
+                "vertices": fitted[index].numpy(), "box": np.full(4, np.nan, np.float32), "hypothesis": np.int32(index),
+            }  # fmt: skip
+            arrays = protocol_motion.stacked([person], rig.body.joint_count)
+            yield Moment(index, float(index), **arrays).message()
+
+    return work
+
+
+def moment(body: Any, index: int, time: float, people: list[Any], meshes: bool) -> Moment:
+    """A `FrameResult`'s people (`TrackedPerson`) as they travel."""
+    import torch
+
+    arrays = []
+    for person in people:
+        shape = torch.as_tensor(person.shape, dtype=torch.float32)[None]
+        with torch.no_grad():
+            root = body.heads(shape)[0, 0].numpy() + person.translation
+            turned = person.rotations @ body.t_pose(body.heads(shape))[0].numpy()
+            vertices = np.zeros((0, 3), np.float32)
+            if meshes:
+                rotations = torch.as_tensor(person.rotations, dtype=torch.float32)[None]
+                vertices = body.skin(rotations, shape)[0].numpy() + person.translation.astype(np.float32)
+        arrays.append(
+            {"track": np.int32(person.track), "rotations": turned, "root": root, "vertices": vertices,
+             "box": person.box, "hypothesis": np.int32(person.hypothesis)}
+        )  # fmt: skip
+    return Moment(index, time, **protocol_motion.stacked(arrays, body.joint_count))
+
+
+def _build(body: Any, track: int, shape: np.ndarray, known: dict[int, np.ndarray]) -> Iterator[Message]:
+    """The body of a track, where it is new or has changed."""
+    import torch
+
+    with torch.no_grad():
+        vertices, heads = (part[0].numpy() for part in body.rest(torch.as_tensor(shape, dtype=torch.float32)[None]))
+    before = known.get(track)
+    if before is None or np.linalg.norm(vertices - before, axis=1).mean() > BUILD_CHANGE:
+        known[track] = vertices
+        yield Build(track, vertices, heads).message()
+
+
+def _check_size(path: Path, limits: Limits) -> None:
+    """Refuse a file of huge frames before one is decoded."""
+    import cv2
+
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    width, height = (int(capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+    capture.release()
+    if width * height > limits.video_pixels:
+        raise ValueError(f"the clip's frames are too large ({width} × {height}): make it smaller")
+
+
+def _usual_focal_length(size: tuple[int, int]) -> float:
+    from mega_backend import camera
+
+    return camera.default_focal_length(size)
