@@ -136,7 +136,7 @@ def run_here(
     items: list[Item], settings: Settings, load: Callable[[], Any], together: int, rows: int = 64
 ) -> Iterator[Outcome]:
     """Outcomes as they come; `together` pictures at the same time share the device's batches."""
-    from mega_backend import batching
+    from mega_backend import batching, turns
     from mega_backend.service.model import share
 
     batcher = batching.Batcher(rows)
@@ -148,7 +148,7 @@ def run_here(
     def one(item: Item) -> Outcome | None:
         if stopped.is_set():
             return None
-        with batching.request(item.source):
+        with turns.request(turns.Requester()):
             return work(item, shared)
 
     pool = ThreadPoolExecutor(together, thread_name_prefix="mega-batch")

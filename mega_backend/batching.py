@@ -11,25 +11,28 @@ Nothing here imports torch before the first call.
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from mega_backend import Cancelled
+from mega_backend import Cancelled, turns
+from mega_backend.turns import Requester, Turns
 
 log = logging.getLogger("mega.batching")
 
 GROW_AFTER = 64
 """So many full batches double a limit that had been halved because the device ran out of memory."""
 SECONDS = 0.5
-"""A batch that takes longer has fewer rows next time: others wait for it, and cancelling waits for it."""
+"""A batch that takes longer has fewer rows next time: cancelling waits for it, and whoever comes meanwhile."""
+SHARED_SECONDS = 0.1
+"""The same while several requests are there: each of them waits for the batches of the others, step after step."""
+CROWD_SECONDS = 1.0
+"""So long after the last change from one request to another there are several."""
 
 
 class OutOfMemory(RuntimeError):
@@ -67,13 +70,14 @@ class Slice(NamedTuple):
 
 
 class Scheduler:
-    """Round robin over requests: whoever was served goes to the back, and a batch is shared evenly.
+    """Requests take turns (`turns`); whoever was served goes to the back, and a batch is shared evenly.
 
-    A request with thousands of rows therefore delays another one by at most one batch for each kind of call that waits.
+    A request with thousands of rows therefore delays another one by at most the batch that runs when it comes.
     """
 
     def __init__(self) -> None:
         self._queues: OrderedDict[Hashable, deque[Call]] = OrderedDict()
+        self._turns = Turns()
 
     def __bool__(self) -> bool:
         return bool(self._queues)
@@ -96,7 +100,8 @@ class Scheduler:
         """The next at most `limit(kind)` rows, all of the kind of the request whose turn it is. Empty if none waits."""
         if not self._queues:
             return []
-        kind = next(iter(self._queues.values()))[0].kind
+        kind = self._queues[self._turns.next(self._queues)][0].kind
+        self._turns.taken()
         heads = [queue[0] for queue in self._queues.values() if queue[0].kind == kind]
         shares = even_shares([call.left for call in heads], limit(kind))
         slices = []
@@ -156,19 +161,6 @@ class _Waiting:
     error: BaseException | None = None
 
 
-_request: contextvars.ContextVar[Hashable] = contextvars.ContextVar("mega_request")
-
-
-@contextmanager
-def request(name: Hashable) -> Iterator[None]:
-    """Calls of row functions on this thread belong to this request."""
-    token = _request.set(name)
-    try:
-        yield
-    finally:
-        _request.reset(token)
-
-
 class Batcher:
     """The device loop: one thread that runs the rows of everybody.
 
@@ -185,7 +177,8 @@ class Batcher:
         self.out_of_memory = 0
         self._scheduler = Scheduler()
         self._ready = threading.Condition()
-        self._cancelled: set[Hashable] = set()
+        self._latest: Requester | None = None
+        self._crowded = 0.0
         self._stopping = self._left_memory = False
         self._thread = threading.Thread(target=self._loop, name="mega-device", daemon=True)
 
@@ -212,16 +205,17 @@ class Batcher:
         """
 
         def shared(*arguments: Any, **options: Any) -> Any:
-            name = _request.get(None)
-            if name is None:
+            requester = turns.current()
+            if requester is None:
                 return function(*arguments, **options)
-            return self.call(name, function, arguments, options)
+            return self.call(requester, function, arguments, options)
 
         return shared
 
     def call(
-        self, name: Hashable, function: Callable, arguments: tuple, options: Mapping[str, Any] = MappingProxyType({})
-    ) -> Any:
+        self, requester: Requester, function: Callable, arguments: tuple,
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Any:  # fmt: skip
         """Run the rows of one call among those of others; waits. Raises Cancelled when the request is cancelled."""
         kind, count = _signature(arguments)
         if not count:
@@ -229,9 +223,11 @@ class Batcher:
         kind = (kind, tuple(sorted(options.items())))
         waiting = _Waiting(function, arguments, dict(options))
         with self._ready:
-            if name in self._cancelled or self._stopping:
+            if requester.cancelled or self._stopping:
                 raise Cancelled
-            self._scheduler.add(Call(name, (function, kind), count, waiting))
+            if requester is not self._latest:
+                self._latest, self._crowded = requester, time.monotonic() + CROWD_SECONDS
+            self._scheduler.add(Call(requester, (function, kind), count, waiting))
             self._ready.notify_all()
         waiting.done.wait()
         if waiting.error is not None:
@@ -239,19 +235,13 @@ class Batcher:
         waiting.parts.sort(key=lambda part: part[0])
         return _joined([part for _, part in waiting.parts])
 
-    def cancel(self, name: Hashable) -> None:
-        """Nothing of this request runs after the current batch."""
+    def cancel(self, requester: Requester) -> None:
+        """Nothing is done for this requester after the current batch."""
         with self._ready:
-            self._cancelled.add(name)
-            self._left_memory = True
-            dropped = self._scheduler.drop(name)
+            requester.cancelled = self._left_memory = True
+            dropped = self._scheduler.drop(requester)
         for call in dropped:
             _fail(call, Cancelled())
-
-    def forget(self, name: Hashable) -> None:
-        """The request is over: its name may be used again."""
-        with self._ready:
-            self._cancelled.discard(name)
 
     def _loop(self) -> None:
         while True:
@@ -259,7 +249,8 @@ class Batcher:
                 self._ready.wait_for(lambda: self._scheduler or self._stopping)
                 if self._stopping:
                     break
-                slices = self._scheduler.batch(lambda kind: self._limit(kind[0]).rows)
+                patience = SHARED_SECONDS if time.monotonic() < self._crowded else SECONDS
+                slices = self._scheduler.batch(lambda kind: self._limit(kind[0]).rows(patience))  # noqa: B023
             self._run(slices)
             if self._left_memory and not self._scheduler:
                 # What a cancelled request needed is for others now, outside of this process too.
@@ -283,6 +274,8 @@ class Batcher:
                 call.payload.done.set()
         size = sum(stop - start for _, start, stop in slices)
         seconds = time.perf_counter() - started
+        for call, start, stop in slices:
+            call.request.used += seconds * (stop - start) / size
         self._limit(waiting.function).went_well(size, seconds)
         self.observe(_name(waiting.function), size, len({call.request for call, _, _ in slices}), seconds)
 
@@ -295,8 +288,8 @@ class Batcher:
                 self._limit(slices[0].call.payload.function).did_not_fit(size)
                 log.warning("the device ran out of memory with %d rows: going on with %d", size, size // 2)
                 with self._ready:
-                    self._scheduler.give_back([part for part in slices if part.call.request not in self._cancelled])
-                for call in {part.call for part in slices if part.call.request in self._cancelled}:
+                    self._scheduler.give_back([part for part in slices if not part.call.request.cancelled])
+                for call in {part.call for part in slices if part.call.request.cancelled}:
                     _fail(call, Cancelled())
                 return
             error = OutOfMemory(
@@ -323,23 +316,21 @@ class Limit:
         self.most = most
         self.memory = most
         """Rows that are believed to fit."""
-        self._patience = most
+        self._pace = 0.0
         self._full = 0
 
-    @property
-    def rows(self) -> int:
-        return min(self.memory, self._patience)
+    def rows(self, seconds: float = SECONDS) -> int:
+        """So many, where the batch should take at most this time."""
+        fast_enough = self.most if self._pace * self.most <= seconds else max(1, int(seconds / self._pace))
+        return min(self.memory, fast_enough)
 
     def did_not_fit(self, rows: int) -> None:
         """The device ran out of memory."""
         self.memory, self._full = max(1, rows // 2), 0
 
     def went_well(self, rows: int, seconds: float) -> None:
-        """A batch of so many rows took so long."""
-        if seconds > SECONDS and rows > 1:
-            self._patience = max(1, int(rows * SECONDS / seconds))
-        elif seconds < SECONDS / 4 and rows >= self._patience:
-            self._patience = min(2 * self._patience, self.most)
+        """A batch of so many rows took so long. What each batch costs whatever its size makes this a careful guess."""
+        self._pace = seconds / rows
         if rows >= self.memory < self.most:
             self._full += 1
             if self._full >= GROW_AFTER:

@@ -9,11 +9,12 @@ contradict each other are dropped.
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
+
+from mega_backend import turns
 
 from .crops import visible_box
 from .pose_network import DETECTOR_SIDE, LANDMARK_SIDE, PoseNetwork, shared_network
@@ -261,7 +262,8 @@ class _Eye:
     def map(self, function: Callable[["_Eye", Any], Any], things: Iterable[Any]) -> list[Any]:
         """`function(self, thing)` of each thing, in order, as many at a time as there are networks."""
         with ThreadPoolExecutor(self.network.lanes) as pool:
-            return list(pool.map(partial(function, self), things))
+            started = [pool.submit(turns.in_context(function), self, thing) for thing in things]
+            return [one.result() for one in started]
 
     def detect(self) -> list[_Circle]:
         """What the detector sees through all windows, the surest first."""

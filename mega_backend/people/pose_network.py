@@ -8,7 +8,6 @@ graph of its own. Cropping, projecting back and choosing happen in `find.py`, wh
 
 import contextlib
 import os
-import queue
 import re
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
+
+from mega_backend.turns import Pool
 
 DETECTOR_SIDE = 224
 LANDMARK_SIDE = 256
@@ -110,8 +111,7 @@ class PoseNetwork:
             self._rgb = mediapipe.ImageFormat.SRGB
             self._create, self._get = packet_creator, packet_getter
             self._whole = rect_pb2.NormalizedRect(x_center=0.5, y_center=0.5, width=1.0, height=1.0)
-            self._detectors: queue.SimpleQueue[_Graph] = queue.SimpleQueue()
-            self._landmarkers: queue.SimpleQueue[_Graph] = queue.SimpleQueue()
+            detectors, landmarkers = [], []
             complexity = {"complexity": packet_creator.create_int(1)}
             blank = np.zeros((LANDMARK_SIDE, LANDMARK_SIDE, 3), np.uint8)
             for _ in range(self.lanes):
@@ -120,8 +120,9 @@ class PoseNetwork:
                 # The first run of a graph builds its network, and logs about it.
                 detector.run(image=self._image(blank[:DETECTOR_SIDE, :DETECTOR_SIDE]))
                 landmarker.run(image=self._image(blank), roi=packet_creator.create_proto(self._whole))
-                self._detectors.put(detector)
-                self._landmarkers.put(landmarker)
+                detectors.append(detector)
+                landmarkers.append(landmarker)
+            self._detectors, self._landmarkers = Pool(detectors), Pool(landmarkers)
 
     def detect(self, picture: np.ndarray) -> np.ndarray:
         """People in a square picture.
@@ -133,7 +134,8 @@ class PoseNetwork:
             (D, 5) float32: hip centre x, y, a point on the circle round the body x, y (all relative to the
             picture's side; the circle's point lies above the head of an upright body), score in [0, 1].
         """
-        output = _run(self._detectors, image=self._image(picture))
+        with self._detectors.one() as graph:
+            output = graph.run(image=self._image(picture))
         if "detections" not in output:
             return np.zeros((0, 5), np.float32)
         found = self._get.get_proto_list(output["detections"])
@@ -157,7 +159,8 @@ class PoseNetwork:
             circle (2, 2): hip centre and a point on the circle round the body, relative to the crop's side;
             world (33, 3): metres, hip-centred, x right, y down, z away from the camera.
         """
-        output = _run(self._landmarkers, image=self._image(crop), roi=self._create.create_proto(self._whole))
+        with self._landmarkers.one() as graph:
+            output = graph.run(image=self._image(crop), roi=self._create.create_proto(self._whole))
         if "landmarks" not in output:
             return None
         landmarks = self._get.get_proto(output["landmarks"]).landmark
@@ -196,15 +199,6 @@ class _Graph:
             self._graph.add_packet_to_input_stream(name, packet.at(self._time))
         self._graph.wait_until_idle()
         return dict(self._packets)
-
-
-def _run(graphs: "queue.SimpleQueue[_Graph]", **inputs) -> dict:
-    """Run the next free graph."""
-    graph = graphs.get()
-    try:
-        return graph.run(**inputs)
-    finally:
-        graphs.put(graph)
 
 
 @lru_cache(maxsize=1)

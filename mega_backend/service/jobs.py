@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from typing import Any
 
-from mega_backend import Cancelled, batching, protocol
+from mega_backend import Cancelled, protocol, turns
 from mega_backend.batching import Batcher, OutOfMemory
 from mega_backend.protocol import Message, ProtocolError
 from mega_backend.service import logs
@@ -38,6 +38,7 @@ class Job:
 
     def __init__(self, endpoint: str, work: Work, release: Callable[[], None] = lambda: None) -> None:
         self.number = next(_numbers)
+        self.requester = turns.Requester()
         self.endpoint, self.work = endpoint, work
         self.end = "waiting"
         self.people = 0
@@ -136,7 +137,7 @@ class Jobs:
             if waited:
                 self._queue.remove(job)
             elif job in self._running:
-                self._batcher.cancel(job.number)
+                self._batcher.cancel(job.requester)
         if waited:
             job.finish("cancelled")
             self.ended(job)
@@ -171,7 +172,6 @@ class Jobs:
             finally:
                 with self._changed:
                     self._running.discard(job)
-                    self._batcher.forget(job.number)
                 self.last_active = time.monotonic()
                 self.ended(job)
 
@@ -200,7 +200,7 @@ class Jobs:
         started = time.monotonic()
         try:
             progress(0.0, "")
-            with batching.request(job.number):
+            with turns.request(job.requester):
                 for message in job.work(self._recoverer(), progress):
                     job.people += message.kind == "person"
                     job.put(message)

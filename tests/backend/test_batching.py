@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mega_backend import Cancelled, batching
 from mega_backend.batching import Batcher, Call, Limit, OutOfMemory, Scheduler, even_shares
+from mega_backend.turns import Pool, Requester, Turns, in_context, request
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(1, 100))
@@ -92,7 +93,7 @@ def batcher():
 
 def ask(batcher: Batcher, device: Device, name, rows: int, extra: int = 0) -> None:
     """Many calls of one request, each checked against its own input."""
-    with batching.request(name):
+    with request(Requester()):
         for number in range(4):
             value = torch.full((rows, 3), float(hash(name) % 1000 + number))
             offset = torch.arange(rows, dtype=torch.float32)
@@ -128,7 +129,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(memory):
 
 
 def test_one_row_too_many_is_an_error_of_that_request_alone(batcher):
-    with pytest.raises(OutOfMemory, match="memory"), batching.request("a"):
+    with pytest.raises(OutOfMemory, match="memory"), request(Requester()):
         batcher.rows_of(Device(0).double)(Pair(torch.zeros(2, 3), None), torch.zeros(2))
     ask(batcher, Device(), "b", 5)
 
@@ -137,14 +138,14 @@ def test_limits_follow_memory_and_time():
     limit = Limit(64)
     limit.did_not_fit(16)
     for _ in range(batching.GROW_AFTER):
-        assert limit.rows == 8
+        assert limit.rows() == 8
         limit.went_well(8, 0.001)
-    assert limit.rows == 16
+    assert limit.rows() == 16
     limit.went_well(16, 4 * batching.SECONDS)
-    assert limit.rows == 4
+    assert limit.rows() == 4
+    assert limit.rows(batching.SECONDS / 2) == 2
     limit.went_well(4, 0.001)
-    limit.went_well(8, 0.001)
-    assert limit.rows == 16
+    assert limit.rows() == 16
 
 
 def test_an_error_of_one_request_is_not_that_of_another(batcher):
@@ -152,7 +153,7 @@ def test_an_error_of_one_request_is_not_that_of_another(batcher):
     errors = []
 
     def bad() -> None:
-        with batching.request("bad"):
+        with request(Requester()):
             try:
                 batcher.rows_of(device.double)(Pair(torch.zeros(3, 3), None), torch.tensor([0.0, -1.0, 0.0]))
             except ValueError as error:
@@ -167,11 +168,11 @@ def test_an_error_of_one_request_is_not_that_of_another(batcher):
 
 
 def test_cancel_stops_within_one_batch(batcher):
-    device = Device(seconds=0.05)
+    device, requester = Device(seconds=0.05), Requester()
     seen = threading.Event()
 
     def long() -> None:
-        with batching.request("long"), pytest.raises(Cancelled):
+        with request(requester), pytest.raises(Cancelled):
             seen.set()
             batcher.rows_of(device.double)(Pair(torch.zeros(10_000, 3), None), torch.zeros(10_000))
 
@@ -179,15 +180,14 @@ def test_cancel_stops_within_one_batch(batcher):
         future = pool.submit(long)
         seen.wait()
         time.sleep(0.12)
-        batcher.cancel("long")
+        batcher.cancel(requester)
         before = len(device.sizes)
         future.result(timeout=0.2)
         time.sleep(0.15)
     assert len(device.sizes) <= before + 1
-    with batching.request("long"), pytest.raises(Cancelled):
+    with request(requester), pytest.raises(Cancelled):
         batcher.rows_of(device.double)(Pair(torch.zeros(1, 3), None), torch.zeros(1))
-    batcher.forget("long")
-    ask(batcher, device, "long", 3)
+    ask(batcher, device, "another", 3)
 
 
 def test_stopping_cancels_who_waits():
@@ -195,7 +195,7 @@ def test_stopping_cancels_who_waits():
     batcher.start()
 
     def work() -> None:
-        with batching.request("r"), pytest.raises(Cancelled):
+        with request(Requester()), pytest.raises(Cancelled):
             batcher.rows_of(device.double)(Pair(torch.zeros(50, 3), None), torch.zeros(50))
 
     with ThreadPoolExecutor(1) as pool:
@@ -203,3 +203,94 @@ def test_stopping_cancels_who_waits():
         time.sleep(0.1)
         batcher.stop()
         future.result(timeout=2)
+
+
+# Turns
+
+
+def test_who_has_had_little_goes_first_and_nobody_starves():
+    video, picture = Requester(used=100.0), Requester()
+    served, choice = [], Turns()
+    for _ in range(40):
+        served.append(choice.next([video, picture]))
+        choice.taken()
+    assert served.count(picture) == 30 and served.count(video) == 10
+
+
+def test_a_picture_gets_its_turns_beside_a_video():
+    """On one lane that a video keeps busy with six threads, a picture's looks wait for hardly more than one each."""
+    pool = Pool(["lane"])
+    video, picture, stop = Requester(used=60.0), Requester(), threading.Event()
+    looks: list[Requester] = []
+
+    def look(who: Requester) -> None:
+        with pool.one():
+            looks.append(who)
+            time.sleep(0.002)
+
+    def watch() -> None:
+        while not stop.is_set():
+            look(video)
+
+    with ThreadPoolExecutor(6) as threads:
+        with request(video):
+            watching = [threads.submit(in_context(watch)) for _ in range(6)]
+        while len(looks) < 20:
+            time.sleep(0.001)
+        with request(picture):
+            before = len(looks)
+            for _ in range(20):
+                look(picture)
+            during = looks[before:].count(video)
+        stop.set()
+        for one in watching:
+            one.result()
+    # Each finds one of the video's running, and every fourth turn is the video's; first come, first served: 120.
+    assert during <= 60, "a picture waited for everybody before it"
+    assert picture.used > 0 and video.used > 60
+
+
+def test_what_is_cancelled_gets_no_turn():
+    pool, requester = Pool(["lane"]), Requester()
+    with request(requester):
+        with pool.one():
+            pass
+        requester.cancelled = True
+        with pytest.raises(Cancelled), pool.one():
+            pass
+    with pool.one() as lane:
+        assert lane == "lane"
+
+
+def test_a_short_request_does_not_wait_for_full_batches_of_a_long_one():
+    """Step after step, each of its calls waits for at most a short batch."""
+
+    class Slow(Device):
+        def double(self, pair: Pair, offset: torch.Tensor, extra: int = 0) -> Pair:
+            time.sleep(0.01 * len(offset))
+            return super().double(pair, offset, extra)
+
+    batcher, device = Batcher(rows=64), Slow()
+    batcher.start()
+    long = Requester(used=30.0)
+
+    def video() -> None:
+        with request(long), pytest.raises(Cancelled):
+            while True:
+                batcher.rows_of(device.double)(Pair(torch.zeros(40, 3), None), torch.zeros(40))
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(video)
+        while len(device.sizes) < 2:
+            time.sleep(0.01)
+        with request(Requester()):
+            ran = []
+            for _ in range(6):
+                before = len(device.sizes)
+                batcher.rows_of(device.double)(Pair(torch.zeros(2, 3), None), torch.zeros(2))
+                ran.append(sum(device.sizes[before:]))
+        batcher.cancel(long)
+        running.result(timeout=5)
+    batcher.stop()
+    # A row takes 10 ms here: those of a full batch of the video would take 0.4 s, step after step.
+    assert max(ran[1:]) <= 3 * batching.SHARED_SECONDS / 0.01, ran
