@@ -4,7 +4,7 @@ import { personOf, stateOf, topologyOf, type Person, type Scene, type Topology }
 import { ask, body, health, type Health } from "./client";
 import { glb } from "./glb";
 import type { Message } from "./protocol";
-import { Viewer, type Colouring } from "./viewer";
+import { Viewer, type Colouring, type View } from "./viewer";
 
 const STATUS_INTERVAL = 2000;
 
@@ -24,6 +24,14 @@ let work: AbortController | null = null;
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Status
+
+const EMPTY = element("empty").textContent ?? "";
+
+/** What goes on, beside the bar and where the people will be. */
+function tell(text: string): void {
+  element("doing").textContent = text;
+  if (viewer) element("empty").textContent = text || EMPTY;
+}
 
 function say(text: string): void {
   element("message").textContent = text;
@@ -72,16 +80,16 @@ async function run(request: Message, take: (message: Message) => void): Promise<
   const progress = element<HTMLProgressElement>("progress");
   say("");
   progress.removeAttribute("value");
-  element("doing").textContent = "Sending …";
+  tell("Sending …");
   element<HTMLElement>("work").hidden = false;
   try {
     await prepare();
     for await (const message of ask(request, mine.signal)) {
       if (message.kind === "progress") {
         progress.value = Number(message.fields.fraction);
-        element("doing").textContent = String(message.fields.text || "Working …");
+        tell(sentence(String(message.fields.text || "working")));
       } else if (message.kind === "queued") {
-        element("doing").textContent = "Waiting for its turn …";
+        tell("Waiting for its turn …");
       } else take(message);
     }
     return true;
@@ -92,9 +100,12 @@ async function run(request: Message, take: (message: Message) => void): Promise<
     if (work === mine) {
       work = null;
       element<HTMLElement>("work").hidden = true;
+      tell("");
     }
   }
 }
+
+const sentence = (text: string): string => `${text.charAt(0).toUpperCase()}${text.slice(1)} …`;
 
 /** What is needed once, before the first people can be shown. */
 async function prepare(): Promise<void> {
@@ -108,6 +119,7 @@ async function recover(file: Blob): Promise<void> {
   const preview = element<HTMLImageElement>("preview");
   URL.revokeObjectURL(preview.src);
   preview.src = URL.createObjectURL(file);
+  element<HTMLImageElement>("backdrop").src = preview.src;
   preview.alt = "The chosen picture";
   preview.hidden = false;
   element<HTMLElement>("hint").hidden = true;
@@ -172,6 +184,9 @@ function show(newPeople: Person[], newScene: Scene | null): void {
   viewer?.show(people, scene);
   element<HTMLElement>("controls").hidden = !people.length;
   element<HTMLElement>("empty").hidden = people.length > 0 && viewer !== null;
+  element<HTMLElement>("views").hidden = !scene;
+  element<HTMLElement>("home").hidden = !people.length || !viewer;
+  looking(chosenView());
   refresh();
 }
 
@@ -194,8 +209,9 @@ function refresh(): void {
   slider.disabled = button("before").disabled = button("after").disabled = count < 2;
   const likelihood = person.logProbability[person.shown];
   const best = person.shown === 0 && !person.previous && scene ? ", the single best guess" : "";
-  const detail = likelihood === undefined || !Number.isFinite(likelihood) ? "" : ` · log-likelihood ${likelihood.toFixed(1)}`;
-  element("which").textContent = `${person.shown + 1} of ${count}${best}${detail}`;
+  const which = element<HTMLElement>("which");
+  which.textContent = `${person.shown + 1} of ${count}${best}`;
+  which.title = Number.isFinite(likelihood) ? `Log-likelihood ${likelihood!.toFixed(1)}` : "";
   const names = topology.partNames;
   chips("parts", names.map((name) => name.replace("_", " ")), "checkbox", (_, n) => person.locked.has(names[n]!),
     (_, n) => lock(names[n]!));
@@ -271,6 +287,21 @@ function lock(part: string): void {
   refresh();
 }
 
+function look(view: View): void {
+  viewer?.look(view);
+  looking(view);
+}
+
+/** Show which view is chosen, and the picture behind the people where it belongs there. */
+function looking(view: View): void {
+  for (const choice of document.querySelectorAll<HTMLInputElement>("input[name=look]")) choice.checked = choice.value === view;
+  element<HTMLElement>("backdrop").hidden = view !== "picture" || !scene;
+}
+
+function chosenView(): View {
+  return document.querySelector<HTMLInputElement>("input[name=look]:checked")!.value as View;
+}
+
 function colouring(): Colouring {
   return document.querySelector<HTMLInputElement>("input[name=colour]:checked")!.value as Colouring;
 }
@@ -316,25 +347,29 @@ function wire(): void {
     reroll: () => void reroll(),
     undo: () => people[selected]?.previous && put(selected, people[selected]!.previous!),
     download,
-    home: () => viewer?.home(),
+    home: () => look("turn"),
   };
   for (const [id, action] of Object.entries(actions)) button(id).addEventListener("click", action);
   input("alternative").addEventListener("input", () => {
     const person = people[selected];
     if (person) step(Number(input("alternative").value) - 1 - person.shown);
   });
+  for (const choice of document.querySelectorAll("input[name=look]")) {
+    choice.addEventListener("change", () => look(chosenView()));
+  }
   for (const choice of document.querySelectorAll("input[name=colour]")) {
     choice.addEventListener("change", () => {
       element<HTMLElement>("scale").hidden = colouring() !== "uncertainty";
       refresh();
     });
   }
-  const keys: Record<string, () => void> = {
+  const keys: Record<string, () => unknown> = {
     ",": () => step(-1),
     ".": () => step(1),
     "[": () => select(selected - 1),
     "]": () => select(selected + 1),
     r: () => void reroll(),
+    p: () => people.length && scene && look(chosenView() === "picture" ? "turn" : "picture"),
     o: () => input("file").click(),
     Escape: () => work?.abort(),
   };
@@ -349,6 +384,7 @@ function start(): void {
   wire();
   try {
     viewer = new Viewer(element<HTMLCanvasElement>("view"));
+    viewer.onView = looking;
     viewer.onPick = ({ person, part }) => (person === selected ? lock(part) : select(person));
   } catch {
     element("empty").textContent = "This browser shows no 3D (WebGL is off); the download works all the same.";

@@ -9,15 +9,19 @@ import { OrbitControls } from "three/addons/controls/OrbitControls.js";
 import { centre, type Person, type Scene, type Topology } from "./body";
 
 export type Colouring = "plain" | "uncertainty";
+/** Turning freely, or exactly as the picture's camera saw the people, with the picture behind them. */
+export type View = "turn" | "picture";
 
-const SKIN = new Color(0xc9b3a4);
-const OTHER = new Color(0x9aa3ad);
+const SKIN = new Color(0xd6c3b6);
+const OTHER = new Color(0xa7afb8);
 const LOCKED = new Color(0x3d8bd4);
 // From sure to unsure: perceptually even, readable with colour-vision deficiencies.
 const SCALE = [0x30123b, 0x4454c4, 0x1ba3dc, 0x2ae5a0, 0xc6e03a, 0xfd9a2c, 0xc3300b].map((hex) => new Color(hex));
 /** Metres of spread at the end of the scale. */
 const UNSURE = 0.15;
 const TURN = Math.PI / 24;
+/** Room around the people, relative to them. */
+const MARGIN = 1.12;
 
 export class Viewer {
   /** Called with a part's name when it is clicked on the selected person, or with a person's number on another one. */
@@ -31,23 +35,39 @@ export class Viewer {
   private topology: Topology | null = null;
   private people: Person[] = [];
   private scene: Scene | null = null;
+  /** Where each person's shown alternative stands. */
+  private middles: (Vector3 | null)[] = [];
+  private view: View = "turn";
   private drawn = false;
+
+  /** Called when the view changes by itself: whoever turns the people leaves the picture. */
+  onView: (view: View) => void = () => undefined;
 
   /** Throws where the browser has no WebGL. */
   constructor(private canvas: HTMLCanvasElement) {
     this.renderer = new WebGLRenderer({ canvas, antialias: true, alpha: true });
     this.renderer.outputColorSpace = SRGBColorSpace;
     this.renderer.setPixelRatio(Math.min(devicePixelRatio, 2));
-    const key = new DirectionalLight(0xffffff, 2.2);
-    key.position.set(-0.6, 1, 0.8);
-    this.camera.add(key);
-    this.stage.add(this.camera, new HemisphereLight(0xffffff, 0x6b6560, 1.3), this.group);
+    // They turn with the camera: key from the upper left, a cool rim from behind that parts limbs from the ground.
+    const key = new DirectionalLight(0xfff4ea, 2.0);
+    key.position.set(-0.7, 0.9, 0.9);
+    const rim = new DirectionalLight(0xbfd4ff, 1.6);
+    rim.position.set(0.9, 0.5, -0.8);
+    // A light shines towards its target, which would else stay at the origin.
+    this.camera.add(key, key.target, rim, rim.target);
+    this.stage.add(this.camera, new HemisphereLight(0xffffff, 0x5c5a58, 1.1), this.group);
     this.controls = new OrbitControls(this.camera, canvas);
     this.controls.addEventListener("change", () => this.draw());
     new ResizeObserver(() => this.resize()).observe(canvas.parentElement!);
     canvas.addEventListener("keydown", (event) => this.key(event));
     let pressed = new Vector2();
     canvas.addEventListener("pointerdown", (event) => (pressed = new Vector2(event.clientX, event.clientY)));
+    // Before the controls see them: from the picture's camera one turns as from anywhere else.
+    for (const name of ["pointermove", "wheel"] as const) {
+      canvas.addEventListener(name, (event) => {
+        if (this.view === "picture" && (name === "wheel" || (event as PointerEvent).buttons)) this.leavePicture();
+      }, { capture: true, passive: true });
+    }
     canvas.addEventListener("pointerup", (event) => {
       // A click, not the end of a turn.
       if (pressed.distanceTo(new Vector2(event.clientX, event.clientY)) < 4) this.pick(event);
@@ -76,11 +96,24 @@ export class Viewer {
       const material = new MeshStandardMaterial({ vertexColors: true, roughness: 0.75, metalness: 0 });
       const mesh = new Mesh(geometry, material);
       mesh.userData.person = number;
+      this.middles[number] = null;
       mesh.frustumCulled = false;
       this.group.add(mesh);
       this.pose(number);
     }
+    if (this.view === "picture" && !scene) this.leavePicture();
+    else this.home();
+  }
+
+  /** Choose how the people are seen; what needs a picture does nothing without one. */
+  look(view: View): void {
+    this.view = view === "picture" && !this.scene ? "turn" : view;
     this.home();
+  }
+
+  private leavePicture(): void {
+    this.look("turn");
+    this.onView("turn");
   }
 
   /** The shown alternative of a person has changed. */
@@ -93,7 +126,19 @@ export class Viewer {
     position.needsUpdate = true;
     mesh.geometry.computeVertexNormals();
     mesh.geometry.computeBoundingSphere();
+    this.follow(number, new Vector3(...centre(person.alternatives[person.shown]!)));
     this.draw();
+  }
+
+  /** Alternatives stand nearer or further: who turns them goes along, or they would jump out of view. */
+  private follow(number: number, middle: Vector3): void {
+    const before = this.middles[number];
+    this.middles[number] = middle;
+    if (!before || this.view === "picture") return;
+    const step = middle.clone().sub(before);
+    this.camera.position.add(step);
+    this.controls.target.add(step);
+    this.controls.update();
   }
 
   /** Colours: the selected person, its locked parts, or how sure the model is. */
@@ -109,7 +154,7 @@ export class Viewer {
       for (let vertex = 0; vertex < parts.length; vertex++) {
         if (colouring === "uncertainty" && person.spread) scale(person.spread[vertex]! / UNSURE, colour);
         else colour.copy(chosen || this.people.length === 1 ? SKIN : OTHER);
-        if (locked[parts[vertex]!]) colour.lerp(LOCKED, 0.75);
+        if (colouring === "plain" && locked[parts[vertex]!]) colour.lerp(LOCKED, 0.75);
         colours.setXYZ(vertex, colour.r, colour.g, colour.b);
       }
       colours.needsUpdate = true;
@@ -122,14 +167,27 @@ export class Viewer {
     const middles = this.people.map((person) => new Vector3(...centre(person.alternatives[person.shown]!)));
     const target = middles.reduce((sum, middle) => sum.add(middle), new Vector3()).divideScalar(middles.length || 1);
     this.camera.position.copy(this.scene ? new Vector3() : target.clone().add(new Vector3(0, 0.15, 6)));
-    this.controls.target.copy(target);
+    // The picture's camera looks straight ahead, wherever in the picture the people are.
+    this.controls.target.copy(this.view === "picture" ? new Vector3(0, 0, target.z || -1) : target);
     this.controls.update();
     this.fit();
     this.draw();
   }
 
-  /** Open the lens just so far that everybody is in view. */
+  /** Open the lens just so far that everybody is in view; in the picture's view, all of the picture. */
   private fit(): void {
+    const tangent = this.view === "picture" && this.scene ? this.pictureTangent(this.scene) : MARGIN * this.widest();
+    this.camera.fov = Math.min((2 * Math.atan(tangent) * 180) / Math.PI, 120);
+    this.camera.updateProjectionMatrix();
+  }
+
+  /** Tangent of half the angle of view, from top to bottom, in which the whole picture lies. */
+  private pictureTangent({ width, height, focalLength }: Scene): number {
+    return Math.max(height, width / this.camera.aspect) / 2 / focalLength;
+  }
+
+  /** The same for all people, from where the camera stands. */
+  private widest(): number {
     this.camera.updateMatrixWorld();
     const point = new Vector3();
     let widest = Math.tan(Math.PI / 40);
@@ -141,8 +199,7 @@ export class Viewer {
         widest = Math.max(widest, Math.abs(point.y) / depth, Math.abs(point.x) / depth / this.camera.aspect);
       }
     }
-    this.camera.fov = Math.min((2 * Math.atan(1.12 * widest) * 180) / Math.PI, 120);
-    this.camera.updateProjectionMatrix();
+    return widest;
   }
 
   private meshes(): Mesh<BufferGeometry, MeshStandardMaterial>[] {
@@ -163,6 +220,7 @@ export class Viewer {
     if (!width || !height) return;
     this.renderer.setSize(width, height, false);
     this.camera.aspect = width / height;
+    if (this.view === "picture") this.fit();
     this.camera.updateProjectionMatrix();
     this.draw();
   }
@@ -183,6 +241,7 @@ export class Viewer {
     const turn = turns[event.key];
     if (!turn || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
+    if (this.view === "picture" && event.key !== "0") this.leavePicture();
     turn();
     if (event.key === "0") return;
     this.camera.position.copy(this.controls.target).add(offset);
