@@ -18,6 +18,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 
 MAX_SCANS = 200
 """Scans of a JPEG; usual ones have ten at most, and a small file of thousands keeps a decoder busy for minutes."""
+MAX_SCANNED = 1_500_000_000
+"""Pixels times scans of a JPEG: some ten seconds of decoding."""
 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError, KeyError, IndexError)
 """What Pillow's readers raise on damaged data."""
@@ -81,7 +83,8 @@ def _decode(data: bytes, name: str, max_pixels: int) -> np.ndarray:
     if width * height > max_pixels:
         megapixels = f"{width * height / 1e6:.0f} megapixels, more than {max_pixels / 1e6:.0f}"
         raise PictureError(f"{name} is too large ({width} × {height}, {megapixels}): make it smaller")
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > MAX_SCANS:
+    scans = data.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 1
+    if scans > MAX_SCANS or scans * width * height > MAX_SCANNED:
         raise PictureError(f"{name} is a JPEG of far too many scans: save it again as an ordinary one")
     try:
         image.load()

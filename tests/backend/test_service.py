@@ -225,11 +225,12 @@ def test_decompression_bombs_are_refused_by_their_heads(victim, size):
     assert refused.value.status == 422
 
 
-def test_a_jpeg_of_thousands_of_scans_is_refused(victim):
-    data = malformed.picture("JPEG")
+@pytest.mark.parametrize(("side", "scans"), [(16, 1000), (4000, 150)])
+def test_a_jpeg_of_far_too_many_scans_is_refused(running, side, scans):
+    data = malformed.picture("JPEG", (side, side))
     scan = data[data.index(b"\xff\xda") : -2]
     with pytest.raises(BackendError, match="too many scans"):
-        victim.client.recover(data[:-2] + scan * 1000 + data[-2:], RecoverParameters())
+        running().client.recover(data[:-2] + scan * scans + data[-2:], RecoverParameters())
 
 
 @pytest.mark.parametrize("data", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"P6 2 2 255 " + bytes(12)])
