@@ -17,8 +17,8 @@ from .motion import FrameResult, MotionOptions, MotionSolver, sightings_of
 from .tracking import Sighting, Tracker
 from .watch import Watcher
 
-SEARCH_EVERY = 0.5
-"""Seconds between searches of the whole picture."""
+SEARCH_EVERY = 1.0
+"""Seconds between searches of the whole picture: who is new there is followed backwards, so that nobody is late."""
 LONGEST_CHUNK = 16
 """Frames in memory at once."""
 _SEEN = ("box", "landmarks", "landmarks_3d", "colours")

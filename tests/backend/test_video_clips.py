@@ -1,5 +1,6 @@
-"""Clips: ranges and steps, rotation, sequences, damaged frames, and memory that does not grow."""
+"""Clips: ranges and steps, rotation flags, uneven frame rates, sequences, damaged frames."""
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -79,3 +80,53 @@ def test_a_video_cut_short_gives_what_it_has(tmp_path):
     short.write_bytes(data[: len(data) * 2 // 3])
     frames = [frame for frame in Clip(short) if frame.picture is not None]
     assert 5 <= len(frames) < 20
+
+
+def mp4(path: Path, count: int = 12) -> bytearray:
+    """A clip of 64 × 48 whose upper left quarter is white, 10 frames a second, as bytes; its index lies at the end."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10.0, (64, 48))
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :32] = 255
+    for _ in range(count):
+        writer.write(picture)
+    writer.release()
+    return bytearray(path.read_bytes())
+
+
+def test_clips_that_lie_on_their_side_are_turned_upright(tmp_path):
+    path = tmp_path / "phone.mp4"
+    data = mp4(path)
+    matrix = data.index(b"tkhd") + 4 + 40
+    data[matrix : matrix + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    clip = Clip(path)
+    picture = next(iter(clip)).picture
+    assert clip.size == (48, 64) and picture.shape == (64, 48, 3)
+    assert picture[:28, 28:].mean() > 200 and picture[36:].mean() < 50  # clockwise: the corner is now upper right
+
+
+def test_uneven_frame_rates_give_the_times_that_the_file_says(tmp_path):
+    path = tmp_path / "uneven.mp4"
+    data = mp4(path)
+    at = data.index(b"stts")
+    count, duration = struct.unpack_from(">ii", data, at + 12)
+    assert struct.unpack_from(">i", data, at + 8) == (1,) and count == 12
+    # The second half of the frames last three times as long.
+    data[at + 8 : at + 20] = struct.pack(">5i", 2, count // 2, duration, count // 2, 3 * duration)
+    for name in (b"stts", b"stbl", b"minf", b"mdia", b"trak", b"moov"):
+        start = data.rindex(name, 0, at + 4) - 4
+        data[start : start + 4] = struct.pack(">i", struct.unpack_from(">i", data, start)[0] + 8)
+    listed = data.index(b"elst") + 12  # what of the clip is shown: now twice as long
+    data[listed : listed + 4] = struct.pack(">i", 2 * struct.unpack_from(">i", data, listed)[0])
+    path.write_bytes(data)
+    times = [frame.time for frame in Clip(path)]
+    steps = np.diff(times)
+    assert len(times) == 12 and np.allclose(steps[:5], 0.1, atol=0.01) and np.allclose(steps[7:], 0.3, atol=0.01)
+
+
+def test_going_on_behind_a_frame(video):
+    clip = Clip(video, start=2, step=3)
+    assert [frame.index for frame in clip.behind(8)] == [11, 14, 17]
+    again = list(clip.behind(8))
+    assert np.allclose([frame.time for frame in again], [1.1, 1.4, 1.7], atol=0.02)
+    assert np.allclose([frame.picture.mean() for frame in again], [88, 112, 136], atol=3)
