@@ -1,6 +1,6 @@
 """From sightings to motion: hypotheses of every frame, one path through them, one body shape, smooth, feet that stand.
 
-Frames are pushed in chunks and come back once everything that bears on them is known, about two and a half seconds
+Frames are pushed in chunks and come back once everything that bears on them is known, about three and a half seconds
 later. What is kept meanwhile are poses, not pictures or meshes, so memory does not grow with the clip.
 """
 
