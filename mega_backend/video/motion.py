@@ -22,13 +22,15 @@ from . import placing
 from .hypotheses import Hypothesiser, Row, posed_joints, tensor
 from .path import PathFinder, PathOptions
 from .smoothing import CUTOFFS
-from .tracking import Sighting
+from .tracking import Sighting, TrackingOptions
 from .trajectory import bone_landmarks, through
 
 WRITTEN_AT_ONCE = 1.0
 """Seconds of frames that are smoothed together, at least."""
 SHAPES = 600
 """The latest so many frames say how a body is built."""
+FORGOTTEN = TrackingOptions().memory + 10.0
+"""Seconds after which nothing more is known of somebody who is away."""
 Frames = Sequence[tuple[int, float, Sequence[tuple[int, Sighting]]]]
 """Number and time of each frame, and in it [(track, sighting)]."""
 
@@ -89,7 +91,7 @@ class FrameResult:
 
 @dataclass
 class _Person:
-    """What is known of a track: rows whose choice is open, rows chosen, the body's shape."""
+    """What is known of a track: rows whose choice is open, rows chosen, the body's shape, when it was seen last."""
 
     open: list[Row] = field(default_factory=list)
     chosen: list[Row] = field(default_factory=list)
@@ -97,6 +99,7 @@ class _Person:
     shapes: list[np.ndarray] = field(default_factory=list)
     trusts: list[float] = field(default_factory=list)
     proven: bool = False
+    last: float = -np.inf
 
     def shape(self) -> np.ndarray:
         """The body's shape (S,): frames that differ from most count little, and those that show little of the body."""
@@ -172,6 +175,7 @@ class MotionSolver:
         if person.finder is None:
             person.finder = PathFinder(PathOptions())
         person.open.append(row)
+        person.last = row.time
         # Motion is judged without distance from the camera, which a single picture hardly shows.
         joints = row.joints - row.joints[:, :1]
         self._decide(person, person.finder.push(row.unlikeliness, joints, row.time))
@@ -210,6 +214,8 @@ class MotionSolver:
         last = ready[-1][1]
         for person in self._people.values():
             person.chosen = [row for row in person.chosen if row.time > last - self.options.context]
+        # Whom the tracker has forgotten does not come back.
+        self._people = {track: person for track, person in self._people.items() if last - person.last < FORGOTTEN}
         return [FrameResult(index, time, found[index]) for index, time in ready]
 
     def _stretches(self, rows: list[Row]) -> list[list[Row]]:

@@ -145,8 +145,8 @@ def held(times: np.ndarray, feet: np.ndarray, standing: np.ndarray, most: float 
         if weight.any():
             target = wanted / np.maximum(weight, 1e-6)[:, None]
             target *= np.minimum(1, most / np.maximum(np.linalg.norm(target, axis=1, keepdims=True), 1e-9))
-            # Between steps the foot is free; the way into and out of a step is soft.
-            moves[:, foot] = smooth(target, times, np.maximum(weight.clip(0, 1), 0.02), 8.0)
+            # Fully there while it stands; between steps the foot is free, and the way in and out is soft.
+            moves[:, foot] = smooth(target, times, np.where(weight > 0, 30.0, 0.05), 8.0)
     return moves
 
 
