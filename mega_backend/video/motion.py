@@ -45,7 +45,7 @@ class MotionOptions:
 
     hypotheses: int = 5
     seed: int = 0
-    steps: int = 5
+    steps: int = 3
     temperature: float = 1.0
     smoothing: str = "light"
     hold_feet: bool = True
