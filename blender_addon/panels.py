@@ -20,6 +20,7 @@ def _draw_people(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) 
         layout.operator("mega.find_people", icon="VIEWZOOM")
         return
     column = layout.column(align=True)
+    column.use_property_split = False
     row = column.row(align=True)
     count = len(settings.found)
     label = text.say("Found {count}; choose or draw", count=count) if count else text.say("Nobody found; draw a box")
@@ -191,8 +192,8 @@ CLASSES = (
     MEGA_PT_recover,
     MEGA_PT_sampling,
     MEGA_PT_person,
-    MEGA_PT_blend,
     MEGA_PT_locks,
+    MEGA_PT_blend,
     MEGA_PT_random,
     MEGA_PT_image,
 )

@@ -68,8 +68,9 @@ class MegaPreferences(bpy.types.AddonPreferences):
         status.draw_state(layout, context)
         row = layout.row()
         row.operator("mega.test_backend")
-        row.operator("mega.stop_backend")
-        row.operator("mega.show_log", text="Log", icon="TEXT").name = "backend"
+        if self.mode == "LOCAL":
+            row.operator("mega.stop_backend")
+            row.operator("mega.show_log", text="Log", icon="TEXT").name = "backend"
 
     def _draw_setup(self, layout: bpy.types.UILayout) -> None:
         if any(job.title == SET_UP for job in board.jobs):

@@ -57,6 +57,8 @@ def status() -> tuple[str, str]:
             return backend.progress_text or text.say("Backend {state}", state=text.say(state.phase.value)), "SORTTIME"
         case Phase.FAILED | Phase.MISSING:
             return state.text, "ERROR"
+    if package.preferences().mode == "REMOTE":
+        return text.say("Connects when needed"), "PLAY"
     return text.say("Backend starts when needed"), "PLAY"
 
 

@@ -66,11 +66,19 @@ def blender(extension, backend_url):
 
 
 @pytest.fixture(scope="session")
-def installed(tmp_path_factory):
-    """The environment of a real Blender that has the freshly built extension installed."""
+def archive(tmp_path_factory):
+    """The freshly built zip of the extension."""
+    from real_blender import BLENDER, build
+
+    return build(tmp_path_factory.mktemp("zip"), BLENDER)
+
+
+@pytest.fixture(scope="session")
+def installed(archive, tmp_path_factory):
+    """The environment of a real Blender that has it installed."""
     from real_blender import BLENDER, install
 
-    return install(tmp_path_factory.mktemp("blender"), BLENDER)
+    return install(archive, tmp_path_factory.mktemp("user"), BLENDER)
 
 
 @pytest.fixture

@@ -75,25 +75,34 @@ def chosen():
 
 
 class Ours:
-    """The longest time that each of our own functions kept the main thread, in seconds."""
+    """The longest that each of our own functions kept the main thread, in seconds.
+
+    `longest` is its processor's time, which does not depend on what else the machine does; `clock` is what passed.
+    An operator's timer is counted without the result that it puts into the scene, which is counted by itself.
+    """
 
     longest: ClassVar[dict[str, float]] = {}
+    clock: ClassVar[dict[str, float]] = {}
+    inside: ClassVar[list[tuple[float, float]]] = []
 
     @classmethod
     def watch(cls, owner, name, label):
         function = getattr(owner, name)
 
         def timed(*arguments, **named):
-            began = time.perf_counter()
+            if label == "operator":
+                cls.inside.clear()
+            processor, clock = time.thread_time(), time.perf_counter()
             try:
                 return function(*arguments, **named)
             finally:
-                inner = cls.longest.get("import now", 0.0) if label == "operator" else 0.0
-                cls.longest["import now"] = 0.0 if label == "operator" else cls.longest.get("import now", 0.0)
-                seconds = time.perf_counter() - began
+                spent = time.thread_time() - processor, time.perf_counter() - clock
                 if label == "import":
-                    cls.longest["import now"] = seconds
-                cls.longest[label] = max(cls.longest.get(label, 0.0), seconds - inner)
+                    cls.inside.append(spent)
+                elif label == "operator":
+                    spent = tuple(spent[i] - sum(part[i] for part in cls.inside) for i in (0, 1))
+                cls.longest[label] = max(cls.longest.get(label, 0.0), spent[0])
+                cls.clock[label] = max(cls.clock.get(label, 0.0), spent[1])
 
         setattr(owner, name, timed)
         return timed

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from real_blender import install
+from real_blender import build, install
 
 HERE = Path(__file__).resolve().parent
 BLENDERS = [name for name in os.environ.get("MEGA_BLENDERS", "").split(":") if name]
@@ -29,12 +29,12 @@ def test_the_whole_scenario(blender, backend_url, photo, tmp_path):
     arguments = ["--", backend_url, str(photo), str(tmp_path)]
     script = str(HERE / "scenario_inside.py")
     if Path(blender).name.startswith("python"):
-        command, environment = [blender, script, *arguments], dict(os.environ)
+        command = [blender, script, *arguments]
+        environment = {**os.environ, "BLENDER_USER_RESOURCES": str(tmp_path / "user")}
     else:
-        environment = install(tmp_path, blender)
+        environment = install(build(tmp_path, blender), tmp_path / "user", blender)
         command = [blender, "-b", "-P", script, "--python-exit-code", "3", *arguments]
-    environment["BLENDER_USER_RESOURCES"] = str(tmp_path / "user")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
     lines = [line for line in done.stdout.splitlines() if line.startswith("FACTS")]
     assert lines, done.stdout + done.stderr
     facts = json.loads(lines[0][6:])

@@ -1,7 +1,8 @@
 """The zip in a real Blender: installed, used from the command line, from a script, and with the mouse in its window.
 
 $BLENDER names the executable; for the window, $MEGA_SCREEN is a command that gives the following one a display, or
-DISPLAY is set. $MEGA_SCREENSHOTS keeps screenshots. With $MEGA_BACKEND (a URL), $MEGA_PICTURE and $MEGA_PEOPLE the
+DISPLAY is set. $MEGA_ZIP names a zip that is built already; $MEGA_PATIENCE multiplies all waiting, for busy machines.
+$MEGA_SCREENSHOTS keeps screenshots. With $MEGA_BACKEND (a URL), $MEGA_PICTURE and $MEGA_PEOPLE the
 window works with a real model instead of the fake one.
 """
 
@@ -94,11 +95,11 @@ def window(installed, tmp_path):
 
 
 @pytest.fixture
-def fresh_window(installed, tmp_path):
+def fresh_window(archive, tmp_path):
     """A Blender that has never seen the extension."""
     folder = tmp_path / "drive"
     folder.mkdir()
-    opened = Window(folder, {**installed, "BLENDER_USER_RESOURCES": str(tmp_path / "user")})
+    opened = Window(folder, {**os.environ, "BLENDER_USER_RESOURCES": str(tmp_path / "user")})
     yield opened
     opened.close()
 
@@ -116,9 +117,9 @@ def connected(window, backend_url, tmp_path):
     return picture, people
 
 
-def test_the_whole_way_with_the_mouse(fresh_window, installed, backend_url, tmp_path):
+def test_the_whole_way_with_the_mouse(fresh_window, archive, backend_url, tmp_path):
     window = fresh_window
-    assert window.ask(f"install({installed['MEGA_ZIP']!r})")
+    assert window.ask(f"install({str(archive)!r})", 200)
     picture, people = connected(window, backend_url, tmp_path)
     window.ask("show_preferences()")
     window.screenshot("0_preferences")
@@ -133,10 +134,10 @@ def test_the_whole_way_with_the_mouse(fresh_window, installed, backend_url, tmp_
     window.wait_until("module('chooser').state.area != 0")
     window.screenshot("2_found")
     window.click(*window.ask("spot(1)"))
-    assert window.ask("chosen()") == [True, False] + [True] * (people - 2)
+    window.wait_until(f"chosen() == {[True, False] + [True] * (people - 2)}")
     window.screenshot("3_left_out")
     window.click(*window.ask("spot(1)"))
-    assert all(window.ask("chosen()"))
+    window.wait_until("all(chosen())")
     x0, y0, x1, y1 = window.ask("list(bpy.context.scene.mega.found[0].box)")
     window.ask("list(bpy.ops.mega.remove_box(index=0))")
     window.drag(window.ask(f"on_picture({x0}, {y0})"), window.ask(f"on_picture({x1}, {y1})"))
@@ -251,15 +252,13 @@ def test_escape_stops_errors_have_a_button_and_nothing_holds_the_interface_up(wi
     window.ask(f"invoke(bpy.ops.mega.recover, directory={str(folder)!r}, files={names!r})")
     window.wait_until("len(people()) == 200 and not jobs()", 400)
     calls = window.ask("longest_calls()")
-    print("longest calls of ours, 100 pictures:", calls)
-    # On a busy machine a call waits for its turn like everybody: what it needs itself is far below the bound.
-    bound = 0.05 * float(os.environ.get("MEGA_PATIENCE", 1))
-    assert max(calls["operator"], calls["panels"], calls["status"]) <= bound
+    print("longest calls of ours, 100 pictures:", calls, "by the clock:", window.ask("Ours.clock"))
+    assert max(calls["operator"], calls["panels"], calls["status"]) <= 0.05
 
     full_size = FakeRecoverer(body=FakeBody.make(38, 361))
     window.ask(f"prepare({serve(full_size)!r}, {str(picture)!r}, 25)")
     window.ask("invoke(bpy.ops.mega.recover)")
     window.wait_until("len(people()) == 202 and not jobs()", 200)
     calls = window.ask("longest_calls()")
-    print("longest calls of ours, 25 keys of 13,718 vertices:", calls)
-    assert calls["import"] <= 2 * bound
+    print("longest calls of ours, 25 keys of 13,718 vertices:", calls, "by the clock:", window.ask("Ours.clock"))
+    assert calls["import"] <= 0.1

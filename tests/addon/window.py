@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+PATIENCE = float(os.environ.get("MEGA_PATIENCE", 1))
+"""How many times longer to wait for everything: a busy machine starts and draws late."""
 DRIVER = Path(__file__).with_name("drive_window.py")
 START = (
     'echo "$DISPLAY" > "$MEGA_DRIVE/display"; exec "$BLENDER" --gpu-backend opengl -p 0 0 1280 800 -P "$MEGA_DRIVER"'
@@ -45,7 +47,7 @@ class Window:
         part.write_text(expression)
         part.rename(question)
         answer = question.with_suffix(".answer")
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + PATIENCE * patience
         while not answer.exists():
             assert self._process.poll() is None, f"Blender ended\n{self.log}"
             assert time.monotonic() < deadline, f"no answer to {expression}\n{self.log}"
@@ -56,7 +58,7 @@ class Window:
 
     def wait_until(self, expression: str, patience: float = 90) -> None:
         """Until an expression inside is true."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + PATIENCE * patience
         while not self.ask(expression):
             assert time.monotonic() < deadline, f"never true: {expression}\n{self.log}"
             time.sleep(0.2)
@@ -78,7 +80,7 @@ class Window:
         for _ in range(6):
             left, top = self.ask("corner()")
             self.click(left + place[0], top + place[1])
-            deadline = time.monotonic() + patience
+            deadline = time.monotonic() + PATIENCE * patience
             while time.monotonic() < deadline:
                 if self.ask(until):
                     return
