@@ -25,8 +25,10 @@ import mega_backend
 from mega_backend import camera
 from mega_backend.body import Body
 from mega_backend.people import visible_box
+from mega_backend.recovery import Recoverer
 from mega_backend.rotations import about_axis
 from mega_backend.video.motion import MotionOptions, MotionSolver, TrackedPerson
+from mega_backend.video.recover import LONGEST_CHUNK
 from mega_backend.video.tracking import Sighting
 from train import metrics
 from train.data import mocap, shapes, views
@@ -175,11 +177,18 @@ def errors(joints: Tensor, truth: Tensor, times: np.ndarray) -> dict[str, float]
     }
 
 
-def solved(solver: MotionSolver, filmed: Filmed) -> list[TrackedPerson]:
-    """The person of each frame."""
+def solved(recoverer: Recoverer, filmed: Filmed, options: Sequence[MotionOptions]) -> list[list[TrackedPerson]]:
+    """The person of each frame, in each of several ways that share their hypotheses; frames come in as a clip's do."""
     frames = [(n, t, [(1, seen)]) for n, (t, seen) in enumerate(zip(filmed.times, filmed.sightings, strict=True))]
-    done = solver.push(frames) + solver.finish()
-    return [frame.people[0] for frame in done]
+    rows = MotionSolver(recoverer, SIZE, options=options[0]).hypotheses(frames)
+    result = []
+    for way in options:
+        solver, done = MotionSolver(recoverer, SIZE, options=way), []
+        for start in range(0, len(frames), LONGEST_CHUNK):
+            chunk = slice(start, start + LONGEST_CHUNK)
+            done += solver.add(frames[chunk], rows[chunk])
+        result.append([frame.people[0] for frame in done + solver.finish()])
+    return result
 
 
 def pick(folder: Path, split: str, clips: int, frames: int) -> list[mocap.Recording]:
@@ -206,17 +215,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for number, recording in enumerate(recordings):
             generator = torch.Generator().manual_seed(args.seed * 1000 + number)
             filmed = film(recording, body, args.frames, generator, SETTINGS[setting])
-            for smoothing in args.smoothing:
-                options = MotionOptions(hypotheses=args.hypotheses, seed=args.seed, smoothing=smoothing)
-                people = solved(MotionSolver(recoverer, SIZE, options=options), filmed)
-                ways = {
-                    "frame by frame": [person.alternatives[0] for person in people],
-                    f"along time, {smoothing}": [person.joints for person in people],
-                }
-                for way, joints in ways.items():
-                    if len(found.setdefault(way, [])) <= number:
-                        joints = torch.from_numpy(np.stack(joints)).float()
-                        found[way].append(errors(joints, filmed.joints, filmed.times))
+            options = [MotionOptions(args.hypotheses, args.seed, smoothing=smoothing) for smoothing in args.smoothing]
+            people = solved(recoverer, filmed, options)
+            ways = {"frame by frame": [person.alternatives[0] for person in people[0]]}
+            for smoothing, moving in zip(args.smoothing, people, strict=True):
+                ways[f"along time, {smoothing}"] = [person.joints for person in moving]
+            for way, joints in ways.items():
+                joints = torch.from_numpy(np.stack(joints)).float()
+                found.setdefault(way, []).append(errors(joints, filmed.joints, filmed.times))
         results[setting] = {way: _mean(rows) for way, rows in found.items()}
         print(table({setting: results[setting]}, header=setting == args.only[0]))
     if args.output:
