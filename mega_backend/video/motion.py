@@ -6,8 +6,9 @@ later. What is kept meanwhile are poses, not pictures or meshes, so memory does 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from mega_backend import camera
 from mega_backend.people import square_crop
 from mega_backend.recovery import COCO17_LANDMARKS, LANDMARK_ERROR, Recoverer
 from mega_backend.recovery import _trust as landmark_trust
+from mega_backend.refinement import Refiner, Trust
 from mega_backend.rig import Pose
 
 from . import placing
@@ -23,10 +25,13 @@ from .hypotheses import Hypothesiser, Row, posed_joints, tensor
 from .path import PathFinder, PathOptions
 from .smoothing import CUTOFFS
 from .tracking import Sighting, TrackingOptions
-from .trajectory import bone_landmarks, through
+from .trajectory import bone_landmarks, smoothed, through
 
 WRITTEN_AT_ONCE = 1.0
 """Seconds of frames that are smoothed together, at least."""
+SETTLING_STEPS, SETTLING_TRUST, SETTLING_CUTOFF = 1, 0.03, 1.5
+"""How the smooth motion goes back onto the landmarks: steps, metres that its surface may give way, and what the cut-off
+is multiplied by afterwards."""
 SHAPES = 600
 """The latest so many frames say how a body is built."""
 FORGOTTEN = TrackingOptions().memory + 10.0
@@ -134,6 +139,8 @@ class MotionSolver:
         self._hypothesiser = Hypothesiser(
             recoverer, size, self.focal_length, own.hypotheses, own.seed, own.steps, own.temperature
         )
+        self._settled: Refiner = copy.copy(recoverer._refiner)
+        self._settled.trust = Trust(shape=0.01, surface=SETTLING_TRUST)
         self._bone_landmarks = bone_landmarks(self.body.joint_names)
         self._legs = [_Leg(self.body.joint_names, side) for side in "LR"]
         self._people: dict[int, _Person] = {}
@@ -282,6 +289,15 @@ class MotionSolver:
         pose = Pose(tensor(rotations), shape, torch.zeros(len(times), 3))
         start = np.stack([row.translation[row.hypothesis] for row in shown])
         places = self._on_landmarks(pose, start, landmarks, trust, shown)
+        if cutoff is not None:
+            # Every hypothesis lay on its landmarks, with a body shape of its own: with the shape of all frames, once
+            # more. What that stirs up is smoothed as before.
+            evidence = self._hypothesiser.evidence([row.sighting for row in shown])
+            evidence = replace(evidence, weights=evidence.weights * tensor(seen)[:, None])
+            pose = self._settled.refine(replace(pose, translation=tensor(places)), evidence, steps=SETTLING_STEPS)
+            rotations = smoothed(pose.rotations.double().numpy(), times, weights, SETTLING_CUTOFF * cutoff)
+            pose = Pose(tensor(rotations), shape, torch.zeros(len(times), 3))
+            places = self._on_landmarks(pose, start, landmarks, trust, shown)
         if cutoff is None:
             known = np.flatnonzero(seen)
             filled = [np.interp(times, times[known], column[known]) for column in places.T]

@@ -21,7 +21,7 @@ STILL = 0.12
 """Heights of a person a second: a heel or toe that moves so fast in the picture stands or moves, as likely as not."""
 STANDING_SPEED = 0.4
 """Metres a second in space from which on a point that seems to stand is believed less and less."""
-HOLD = 0.6
+HOLD = 0.3
 """Seconds: a standing foot that moves by 1 m/s is as bad as a body that is so many metres beside its landmarks."""
 CALM = 6.0
 """Distance is smoothed with the cut-off of the directions over this."""

@@ -37,23 +37,24 @@ def through(
     frames, count = candidates.shape[:2]
     picked = candidates[np.arange(frames), chosen]
     if cutoff is None:
-        return _smooth(picked, times, weights, None)
+        return smoothed(picked, times, weights, None)
     preference = np.ones((frames, count))
     preference[np.arange(frames), chosen] = PREFERENCE
     preference /= preference.sum(1, keepdims=True)
-    motion = _smooth((preference[..., None, None, None] * candidates).sum(1), times, weights, cutoff)
+    motion = smoothed((preference[..., None, None, None] * candidates).sum(1), times, weights, cutoff)
     for _ in range(ROUNDS):
         # Squared distance of matrices is 4 (1 − cos θ), about 2 θ².
         distance = np.square(candidates - motion[:, None]).sum((-1, -2)) / 2
         share = preference[..., None] * np.exp(-distance / (2 * SPREAD**2)) + 1e-9 * preference[..., None]
         share /= share.sum(1, keepdims=True)
-        motion = _smooth((share[..., None, None] * candidates).sum(1), times, weights, cutoff)
+        motion = smoothed((share[..., None, None] * candidates).sum(1), times, weights, cutoff)
     return motion
 
 
-def _smooth(rotations: np.ndarray, times: np.ndarray, weights: np.ndarray, cutoff: float | None) -> np.ndarray:
-    """Smoothed matrices (F, J, 3, 3), made rotations again. Bones that are seen alike are smoothed together."""
+def smoothed(rotations: np.ndarray, times: np.ndarray, weights: np.ndarray, cutoff: float | None) -> np.ndarray:
+    """Smoothed matrices (F, J, 3, 3), made rotations again; arguments as of `through`."""
     result = np.empty_like(rotations, dtype=np.float64)
+    # Bones that are seen alike are smoothed together.
     for bones in _alike(weights):
         result[:, bones] = smooth(nearest_rotations(rotations[:, bones]), times, weights[:, bones[0]], cutoff)
     return nearest_rotations(result)
