@@ -13,8 +13,12 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from mega_backend import protocol
+from mega_backend import protocol, protocol_motion
 from mega_backend.protocol import Message, RandomParameters, RecoverParameters
+from mega_backend.protocol_motion import VideoParameters
+
+WORK = ("recover", "resample", "random", "find", "video", "pose")
+"""Endpoints that take a message."""
 
 ACCEPTED = {200, 304, 400, 401, 403, 404, 405, 408, 411, 413, 414, 415, 422, 431, 503}
 """What a malformed request may be answered with; 200 where it turns out to be well-formed."""
@@ -68,7 +72,7 @@ _shapes = st.lists(st.integers(0, 5), max_size=4)
 
 @st.composite
 def _arrays(draw: st.DrawFn) -> dict[str, np.ndarray]:
-    names = st.sampled_from(["picture", "boxes", *protocol.PERSON_STATE, "other"])
+    names = st.sampled_from(["picture", "boxes", *protocol.PERSON_STATE, "data", "other"])
     chosen = draw(st.lists(names, unique=True, max_size=9))
     made = {}
     for name in chosen:
@@ -110,11 +114,29 @@ def _pictures(draw: st.DrawFn) -> bytes:
 
 
 @st.composite
+def _clips(draw: st.DrawFn) -> bytes:
+    """Clips of broken pictures and of what is no video, of playlists that name files, parts and pictures mixed."""
+    playlists = [b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", b"ffconcat version 1.0\nfile /etc/passwd\n"]
+    stumps = [b"\0\0\0\x18ftypmp42" + bytes(40), b"RIFF\xff\xff\xff\x7fAVI LIST" + bytes(40), b"\x1a\x45\xdf\xa3"]
+    films = [*FOREIGN, *playlists, *stumps]
+    messages = [protocol_motion.video_request(VideoParameters(hypotheses=1, steps=1, stop=draw(st.integers(0, 3))))]
+    for _ in range(draw(st.integers(0, 3))):
+        if draw(st.booleans()):
+            messages.append(protocol_motion.picture(draw(st.integers(-1, 3)), draw(_pictures())))
+        else:
+            messages.append(protocol_motion.part(draw(st.sampled_from(films) | st.binary(max_size=60))))
+    data = b"".join(protocol.encode(message) for message in messages)
+    return data[: draw(st.integers(0, len(data)))] if draw(st.integers(0, 3)) == 0 else data
+
+
+@st.composite
 def _bodies(draw: st.DrawFn) -> bytes:
-    kind = draw(st.sampled_from(["recover", "resample", "random"]))
-    choice = draw(st.integers(0, 5))
+    kind = draw(st.sampled_from(WORK))
+    choice = draw(st.integers(0, 6))
     if choice == 0:
         return draw(st.binary(max_size=200))
+    if choice == 6:
+        return draw(_clips())
     if choice == 1:
         return b"MEGA" + struct.pack("<I", draw(st.integers(0, 2**32 - 1))) + draw(st.binary(max_size=60))
     if choice == 2:
@@ -135,10 +157,9 @@ def _bodies(draw: st.DrawFn) -> bytes:
 @st.composite
 def attempts(draw: st.DrawFn) -> Attempt:
     """A malformed request."""
-    work = ["/recover", "/resample", "/random"]
-    path = draw(
-        st.sampled_from([*work, *work, *work, "/health", "/body", "/metrics", "/", "/../etc/passwd", "/%00", "/none"])
-    )
+    work = [f"/{name}" for name in WORK]
+    others = ["/health", "/body", "/rig", "/metrics", "/", "/../etc/passwd", "/%00", "/none"]
+    path = draw(st.sampled_from([*work, *work, *work, *others]))
     method = draw(st.sampled_from(["POST", "POST", "POST", "POST", "GET", "PUT", "DELETE", "OPTIONS", "HEAD"]))
     body = draw(_bodies())
     headers = draw(
@@ -187,11 +208,7 @@ def send(port: int, attempt: Attempt, timeout: float = 20.0) -> int | None:
         assert response.getheader("Retry-After"), attempt
     if response.status >= 400 and attempt.method != "HEAD" and response.getheader("Content-Type") == "application/json":
         assert json.loads(answer)["detail"], attempt
-    if response.getheader("Content-Type") == protocol.CONTENT_TYPE and attempt.path in (
-        "/recover",
-        "/resample",
-        "/random",
-    ):
+    if response.getheader("Content-Type") == protocol.CONTENT_TYPE and attempt.path[1:] in WORK:
         for message in protocol.read_all(io.BytesIO(answer).read):
             if message.kind == "error":
                 assert message.fields["status"] == 422, f"{attempt}: {message.fields}"

@@ -69,10 +69,11 @@ def build(arguments: Deployment, load: Callable[[], Any] | None = None) -> Any:
 def replica(arguments: Deployment, load: Callable[[], Any] | None = None) -> Any:
     """The ASGI application of one replica, its model loaded."""
     from mega_backend.batching import Batcher
-    from mega_backend.server import create_app, read_token
+    from mega_backend.server import create_app, read_token, sleep_while_waiting
     from mega_backend.service import logs
     from mega_backend.service.model import loader
 
+    sleep_while_waiting()
     logs.configure("json")
     token = read_token(arguments.token_file)
     if not token:
