@@ -1,9 +1,10 @@
 """Training speed of any stage: samples a second, and the share of the time that is spent waiting for data.
 
-    python -m benchmarks.training image_anny [KEY=VALUE …] [--steps 60]
+    python -m benchmarks.training image_reader [KEY=VALUE …] [--steps 60]
 
 Runs the first steps of a configuration in a temporary folder and reads what the training loop itself noted; the first
-third is left out, in which workers start and kernels are chosen.
+third is left out, in which workers start, kernels are chosen and small pictures are decoded for good. Waiting is what
+the network waits for: on a GPU, work that was sent there and is not done yet does not count.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mega_backend.body import Body
 from train import config, loop
 from train.hmr import HmrConfig, MaskedTask, RegressorTask
+from train.image_reader import ReaderConfig, ReaderTask
 from train.images import ImageConfig, ImageTask
 from train.mesh_vqvae import Tokenizer, TokenizerConfig
 from train.pretrain import PretrainConfig, PretrainTask
@@ -26,7 +28,10 @@ from train.smpl_tokenizer import SmplTokenizer, SmplTokenizerConfig
 def prepare(source: str, overrides: list[str]) -> tuple[loop.Task, loop.LoopConfig, int]:
     """Task, settings of the loop, and samples of a step of any stage's configuration."""
     stage = config.peek(source, overrides, "stage")
-    if stage == "image":
+    if stage == "image_reader":
+        settings = config.load(ReaderConfig, source, overrides)
+        return ReaderTask(settings), settings.loop, settings.batch * settings.loop.shards
+    if stage in ("image", "image_regressor"):
         settings = config.load(ImageConfig, source, overrides)
         return ImageTask(settings), settings.loop, settings.batch * settings.loop.shards
     if stage:

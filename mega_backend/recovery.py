@@ -98,8 +98,8 @@ class Recoverer:
 
     @property
     def reads_landmarks(self) -> bool:
-        """Whether the model looks at landmarks; otherwise at the picture itself."""
-        return getattr(self.model, "kind", "image") == "landmarks"
+        """Whether the model looks at the detector's landmarks; otherwise at the picture itself."""
+        return getattr(self.model, "kind", "image") == "landmarks" and not hasattr(self.model, "backbone")
 
     def recover(
         self,

@@ -27,7 +27,7 @@ from train import figures, metrics
 from train.config import Config, load, parser, peek
 from train.data import views
 from train.data.bank import Bank
-from train.loop import Batch, LoopConfig, Task, train
+from train.loop import Batch, LoopConfig, Task, seeded, train
 from train.pretrain import draw_visible, masked_cross_entropy, step_mask_generator
 
 
@@ -60,7 +60,9 @@ class HmrConfig(Config):
 
 
 class ViewTask(Task):
-    """Bodies of a bank under fresh synthetic views."""
+    """Bodies of a bank under fresh synthetic views, drawn where the network is."""
+
+    data_on_device = True
 
     def __init__(self, config: HmrConfig) -> None:
         super().__init__()
@@ -72,7 +74,8 @@ class ViewTask(Task):
             )
 
     def shard(self, step: int, shard: int, generator: torch.Generator) -> Batch:
-        index = torch.randint(len(self.bank), (self.config.data.batch,), generator=generator)
+        self.bank = self.bank.to(generator.device)
+        index = torch.randint(len(self.bank), (self.config.data.batch,), generator=generator, device=generator.device)
         return self.batch(self.bank, index, generator, views.ViewOptions())
 
     @staticmethod
@@ -103,8 +106,10 @@ class ViewTask(Task):
     def held_out(self, count: int = 1000, options: views.ViewOptions | None = None) -> Batch:
         """The first bodies of the validation bank under fixed views."""
         index = torch.arange(min(count, len(self.validation)))
-        generator = torch.Generator().manual_seed(20)
-        return self.batch(self.validation, index, generator, options or views.ViewOptions().benign())
+        generator = torch.Generator().manual_seed(20)  # on the CPU: the same views on every device
+        batch = self.batch(self.validation, index, generator, options or views.ViewOptions().benign())
+        device = next(self.parameters()).device
+        return {name: value.to(device) for name, value in batch.items()}
 
 
 def project(camera: Tensor, points: Tensor) -> Tensor:
@@ -230,7 +235,7 @@ class MaskedTask(ViewTask):
         self.model = Mega.from_config(
             {
                 "token_count": latents.shape[1],
-                "code_count": self.tokenizer.code_count,
+                "code_count": self._tokenizer[0].code_count,
                 "conditioning": {"kind": "landmarks"},
                 **config.model,
                 "prior": {"latent_size": latents.shape[2], **config.model["prior"]},
@@ -247,7 +252,8 @@ class MaskedTask(ViewTask):
 
     @property
     def tokenizer(self) -> nn.Module:
-        return self._tokenizer[0]
+        """The tokenizer, where the model is."""
+        return self._tokenizer[0].to(self.model.encoder.cls_token.device)
 
     @torch.no_grad()
     def _begin_as_regressor(self, count: int = 8000) -> None:
@@ -306,8 +312,8 @@ class MaskedTask(ViewTask):
             hidden = torch.zeros_like(batch["tokens"], dtype=torch.bool)
             logits = self.model.logits(batch["tokens"], hidden, condition).float()
             vertices = self.tokenizer.decode(likeliest(logits.log_softmax(-1), self.model.codebook))
-            joints = body.joints(vertices, "body22")[:, metrics.BODY22_TO_LSP14]
-            truth = batch["joints"][:, metrics.BODY22_TO_LSP14]
+            joints = body.joints(vertices.cpu(), "body22")[:, metrics.BODY22_TO_LSP14]
+            truth = batch["joints"].cpu()[:, metrics.BODY22_TO_LSP14]
             results |= {
                 f"{name}_tokens": float(F.cross_entropy(logits.flatten(0, 1), batch["tokens"].flatten())),
                 f"{name}_pa_mpjpe": float(metrics.aligned_distances(joints, truth).mean()),
@@ -341,13 +347,13 @@ def whitening(errors: Tensor, floor: float = 1e-3) -> Tensor:
 def main() -> None:
     cli = parser(__doc__.splitlines()[0], "regressor")
     args = cli.parse_intermixed_args()
-    if peek(args.config, args.overrides, "stage") == "image":
-        from train import images
+    if (stage := str(peek(args.config, args.overrides, "stage"))).startswith("image"):
+        from train import image_reader, images
 
-        images.run(args.config, args.overrides, args.run)
+        (image_reader if stage == "image_reader" else images).run(args.config, args.overrides, args.run)
         return
     config = load(HmrConfig, args.config, args.overrides)
-    task = {"regressor": RegressorTask, "masked": MaskedTask}[config.stage](config)
+    task = seeded({"regressor": RegressorTask, "masked": MaskedTask}[config.stage], config)
     if config.stage == "masked":  # what `train.bundle` builds the model from
         args.run.mkdir(parents=True, exist_ok=True)
         (args.run / "model.json").write_text(json.dumps(task.model.config, indent=2) + "\n")

@@ -1,13 +1,17 @@
 """Training from pictures: MEGA or VQ-HPS over an image backbone, on SMPL datasets or on synthetic pictures of Anny.
 
     python -m train.hmr mega_hrnet --run runs/coco tokenizer=FOLDER …      (the papers' models, with their datasets)
-    python -m train.hmr image_anny --run runs/image tokenizer=FOLDER …     (synthetic pictures, the bundled body)
+    python -m train.hmr image_regressor --run … reader=runs/image_reader   (synthetic pictures, the bundled body)
+    python -m train.hmr image_masked --run … start=runs/image_regressor    (the same, then tokens)
     python -m train.images CONFIG --run runs/image … --export FOLDER       (the weights so far, as a model folder)
 
 Workers decode and augment pictures (`train.data.pictures`); bodies are posed and encoded in batches on the device.
 Losses: cross-entropy of the masked tokens (of all, for VQ-HPS), mean squared error between rotation matrices, L1
 error of the reprojected joints. The reprojected mesh is decoded from the likeliest tokens without gradient, so that
 this term trains rotation and camera.
+
+A landmark model (`landmark_model`) behind a reader (`train.image_reader`) is trained in two steps: `image_regressor`
+fits what is regressed, latents, rotation and camera, through the landmarks down to the pixels; then the masked tokens.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from torch.nn import functional as F
 
 from mega_backend import checkpoint
 from mega_backend.model.mega import Mega
+from mega_backend.model.sampling import likeliest
 from mega_backend.model.vqhps import VQHPS
 from mega_backend.recovery import IMAGENET_MEAN, IMAGENET_STD
 from mega_backend.rotations import matrix_from_6d, matrix_from_axis_angle
@@ -33,7 +38,7 @@ from train.data.anny import AnnyBodies
 from train.data.pictures import Augmentation, Mixture, Source, in_order
 from train.data.smpl import SmplBodies
 from train.hmr import averaged_state
-from train.loop import Batch, LoopConfig, Task, train
+from train.loop import Batch, LoopConfig, Task, seeded, train
 from train.pretrain import draw_visible, masked_cross_entropy
 
 PELVIS = 14
@@ -46,9 +51,10 @@ class SourceConfig(Config):
     file: Path
     pictures: Path
     share: float = Field(1.0, ge=0)
+    keep: bool = Field(False, description="decoded pictures stay in memory: for small ones that are read often")
 
     def load(self) -> Source:
-        return Source(annotations.read(self.file), self.pictures, self.share)
+        return Source(annotations.read(self.file), self.pictures, self.share, {} if self.keep else None)
 
 
 class BodyConfig(Config):
@@ -67,7 +73,7 @@ class BodyConfig(Config):
 class ImageConfig(Config):
     """Training from pictures."""
 
-    stage: Literal["image"]
+    stage: Literal["image", "image_regressor"]
     loop: LoopConfig
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     validation: SourceConfig | None = None
@@ -77,9 +83,15 @@ class ImageConfig(Config):
     body: BodyConfig = BodyConfig()
     tokenizer: Path = Field(description="model folder that holds the tokenizer")
     model: dict[str, Any] = Field(description='kind "mega" or "vqhps", and the settings of that class')
+    landmark_model: Path | None = Field(
+        None, description="folder of a MEGA that reads landmarks: the model is that one behind model.backbone, a reader"
+    )
+    reader: Path | None = Field(None, description="run of image_reader whose network the backbone begins as")
     start: Path | None = Field(None, description="run or model folder whose weights training begins with")
+    frozen: tuple[str, ...] = Field((), description="parts of the model that stay as they are: backbone, prior, …")
     backbone_weights: Path | None = Field(None, description="weights of the backbone alone, .pth or .safetensors")
     token_weight: float = Field(1.0, ge=0)
+    latent_weight: float = Field(1.0, ge=0)
     rotation_weight: float = Field(1.0, ge=0)
     joint_weight: float = Field(1.0, ge=0)
 
@@ -102,22 +114,39 @@ class ImageTask(Task):
                 "give a tokenizer of that body"
             )
         for source in sources:
-            _check(source, bodies)
+            check_source(source, bodies)
         # Outside the module: neither is trained, and both are large files of their own.
         self._fixed = _Fixed(bodies, tokenizer)
-        self.model = build(config.model, tokenizer, bodies)
+        if config.landmark_model:
+            self.model = behind_reader(config.landmark_model, config.model, tokenizer)
+        else:
+            self.model = build(config.model, tokenizer, bodies)
+        if config.stage == "image_regressor" and getattr(self.model, "kind", None) != "landmarks":
+            raise ValueError("image_regressor trains a landmark model behind a reader: give landmark_model=FOLDER")
         if config.backbone_weights:
             load_backbone(self.model, config.backbone_weights)
+        if config.reader:
+            self.model.backbone.load_state_dict(averaged_state(config.reader, "reader."))
         if config.start:
             start_from(self.model, config.start)
+        self._frozen = [self.model.get_submodule(name) for name in config.frozen]
+        for part in self._frozen:
+            part.requires_grad_(False)
         self.size = _input_size(self.model)
         self._mixture = Mixture(sources, self.size, config.augmentation)
         self._joint_set = sources[0].annotations.joint_set
         self._held_out = None
         if config.validation:
             source = config.validation.load()
-            _check(source, bodies)
+            check_source(source, bodies)
             self._held_out = held_out(source, self.size, config.validation_people)
+        self.train()
+
+    def train(self, mode: bool = True) -> ImageTask:
+        super().train(mode)
+        for part in self._frozen:  # statistics of batch normalisation stay too
+            part.eval()
+        return self
 
     def shard(self, step: int, shard: int, generator: torch.Generator) -> Batch:
         batch = self._mixture.batch(self.config.batch, generator)
@@ -135,27 +164,39 @@ class ImageTask(Task):
         rotation_6d, camera = self.model.pose(features)
         return logits.float(), matrix_from_6d(rotation_6d.float()), camera.float()
 
+    def regress(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents (B, T, D), rotation (B, 3, 3), camera (B, 3) before any token."""
+        condition = self.model.condition(self.model.features(normalise(batch["picture"])))
+        rotation = matrix_from_6d(condition.rotation_6d.float())
+        return condition.latent.float(), rotation, condition.camera.float()
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         fixed = self._fixed.to(batch["pose"].device)
         tokens = fixed.tokens(batch)
-        visible = batch["visible"] if isinstance(self.model, Mega) else torch.zeros_like(batch["visible"])
-        logits, rotation, camera = self.predict(batch, tokens, visible)
-        truth = matrix_from_axis_angle(batch["pose"][:, :3])
-        guess = torch.where(visible, tokens, logits.detach().argmax(-1))
-        joints = fixed.joints(guess, self._joint_set) @ rotation.mT
+        if self.config.stage == "image_regressor":
+            guess, rotation, camera = self.regress(batch)
+            error = (guess - fixed.lookup(tokens)) / self.model.prior.latent_scale
+            losses, scalars = {"latent": error.square().mean()}, {}
+        else:
+            visible = batch["visible"] if isinstance(self.model, Mega) else torch.zeros_like(batch["visible"])
+            logits, rotation, camera = self.predict(batch, tokens, visible)
+            likely = torch.where(visible, tokens, self._best(logits.detach()))
+            guess = fixed.lookup(likely)
+            losses = {"token": masked_cross_entropy(logits, tokens, visible)}
+            correct = (likely == tokens) & ~visible
+            scalars = {"accuracy": correct.sum() / (~visible).sum().clamp_min(1)}
+        joints = fixed.joints(guess.detach(), self._joint_set) @ rotation.mT
         target, weight = batch["joints"][..., :2], batch["joints"][..., 2:]
         reprojected = camera[:, None, :1] * (joints[..., :2] + camera[:, None, 1:])
-        losses = {
-            "token": masked_cross_entropy(logits, tokens, visible),
-            "rotation": F.mse_loss(rotation, truth),
-            "joint": (weight * (reprojected - target).abs()).sum() / (2 * weight.sum()).clamp_min(1),
-        }
+        losses["rotation"] = F.mse_loss(rotation, matrix_from_axis_angle(batch["pose"][:, :3]))
+        losses["joint"] = (weight * (reprojected - target).abs()).sum() / (2 * weight.sum()).clamp_min(1)
         total = sum(getattr(self.config, f"{name}_weight") * loss for name, loss in losses.items())
-        scalars = {name: loss.detach() for name, loss in losses.items()}
-        correct = (logits.argmax(-1) == tokens) & ~visible
-        scalars["accuracy"] = correct.sum() / (~visible).sum().clamp_min(1)
-        scalars["skipped"] = batch["skipped"].sum().float()
-        return total, scalars
+        scalars |= {name: loss.detach() for name, loss in losses.items()}
+        return total, {**scalars, "skipped": batch["skipped"].sum().float()}
+
+    def _best(self, logits: Tensor) -> Tensor:
+        """The deterministic answer (B, T) of logits (B, T, K), as the model gives it."""
+        return likeliest(logits.log_softmax(-1), getattr(self.model, "codebook", None))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -170,20 +211,22 @@ class ImageTask(Task):
         return {name: float(torch.cat(parts).mean()) for name, parts in found.items()}
 
     def _answer(self, batch: Batch) -> tuple[Batch, Tensor, Tensor, Tensor]:
-        """The batch on the model's device, and tokens, rotation and camera of the deterministic answer."""
+        """The batch on the model's device, and latents, rotation and camera of the deterministic answer."""
         device = next(self.model.parameters()).device
         batch = {name: value.to(device) for name, value in batch.items()}
+        if self.config.stage == "image_regressor":
+            return batch, *self.regress(batch)
         hidden = torch.zeros(len(batch["pose"]), self.model.token_count, dtype=torch.long, device=device)
         logits, rotation, camera = self.predict(batch, hidden, hidden.bool())
-        return batch, logits.argmax(-1), rotation, camera
+        return batch, self._fixed.to(device).lookup(self._best(logits)), rotation, camera
 
     def _errors(self, batch: Batch) -> dict[str, Tensor]:
-        batch, tokens, rotation, _ = self._answer(batch)
+        batch, latents, rotation, _ = self._answer(batch)
         fixed = self._fixed.to(rotation.device)
         truth = fixed.bodies.canonical(batch["pose"][:, 3:], batch["shape"], batch["gender"])
         true_rotation = matrix_from_axis_angle(batch["pose"][:, :3])
-        found = fixed.tokenizer.decode(tokens)
-        joints, true_joints = fixed.joints(tokens), fixed.bodies.joints(truth)
+        found = fixed.tokenizer.decode_latent(latents)
+        joints, true_joints = fixed.joints(latents), fixed.bodies.joints(truth)
         standard = [
             metrics.moved_to(points, points[:, PELVIS])[:, :14] @ turn.mT
             for points, turn in ((joints, rotation), (true_joints, true_rotation))
@@ -202,9 +245,9 @@ class ImageTask(Task):
         if self._held_out is None:
             return {}
         batch = {name: value[:8] for name, value in self._held_out.items()}
-        _, tokens, rotation, camera = self._answer(batch)
+        _, latents, rotation, camera = self._answer(batch)
         fixed = self._fixed.to(rotation.device)
-        meshes = (fixed.tokenizer.decode(tokens) @ rotation.mT).cpu().numpy()
+        meshes = (fixed.tokenizer.decode_latent(latents) @ rotation.mT).cpu().numpy()
         faces = fixed.bodies.faces.cpu().numpy()
         crops = batch["picture"].permute(0, 2, 3, 1).numpy()
         drawn = [
@@ -239,12 +282,17 @@ class _Fixed:
             return self.tokenizer.quantise(self.tokenizer.encode_points(points))[0]
 
     @torch.no_grad()
-    def joints(self, tokens: Tensor, name: str = "h36m") -> Tensor:
-        """Joints (B, J, 3) of decoded tokens (B, T), canonical axes: the 17 annotated ones, or "smpl24"."""
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """The latents (B, T, D) that tokens (B, T) stand for."""
+        return self.tokenizer.quantiser.lookup(tokens)
+
+    @torch.no_grad()
+    def joints(self, latents: Tensor, name: str = "h36m") -> Tensor:
+        """Joints (B, J, 3) of decoded latents (B, T, D), canonical axes: the 17 annotated ones, or "smpl24"."""
         if name not in self._regressors:
             self._regressors[name] = joints_of_points(self.tokenizer, self.bodies.joint_matrix(name))
-        with torch.autocast(tokens.device.type, enabled=False):
-            return self._regressors[name] @ self.tokenizer.decode_points(self.tokenizer.quantiser.lookup(tokens))
+        with torch.autocast(latents.device.type, enabled=False):
+            return self._regressors[name] @ self.tokenizer.decode_points(latents.float())
 
 
 def joints_of_points(tokenizer: nn.Module, regressor: Tensor) -> Tensor:
@@ -281,11 +329,29 @@ def build(settings: dict[str, Any], tokenizer: nn.Module, bodies: SmplBodies | A
     raise ValueError(f'model.kind must be "mega" or "vqhps", not {kind!r}')
 
 
+def behind_reader(folder: Path, settings: dict[str, Any], tokenizer: nn.Module) -> Mega:
+    """The landmark model of a folder, weights and all, behind a fresh reader; settings: {"backbone": {…}}.
+
+    Raises:
+        ValueError: the folder holds no such model, or one of other tokens than the tokenizer's.
+    """
+    loaded = checkpoint.load(folder).model
+    if getattr(loaded, "kind", None) != "landmarks":
+        raise ValueError(f"{folder} holds no model that reads landmarks: give the folder of one")
+    if (loaded.token_count, loaded.code_count) != (tokenizer.token_count, tokenizer.code_count):
+        raise ValueError(f"the model in {folder} is of other tokens than the tokenizer's: give the tokenizer it is of")
+    config = {**loaded.config, "conditioning": {"kind": "landmarks", **settings}}
+    model = Mega.from_config(config)
+    model.load_state_dict(loaded.state_dict(), strict=False)
+    return model
+
+
 def _input_size(model: Mega | VQHPS) -> int:
     return model.backbone.input_size if isinstance(model, Mega) else model.input_size
 
 
-def _check(source: Source, bodies: SmplBodies | AnnyBodies) -> None:
+def check_source(source: Source, bodies: SmplBodies | AnnyBodies) -> None:
+    """Raise ValueError unless the dataset is of these bodies."""
     table = source.annotations
     if table.body != bodies.kind:
         raise ValueError(f"the dataset in {source.folder} is of {table.body} bodies: set body.kind={table.body}")
@@ -379,16 +445,14 @@ def export(task: ImageTask, folder: Path, name: str, note: dict[str, Any]) -> Pa
 def run(source: str | Path, overrides: list[str], folder: Path, target: Path | None = None) -> Path:
     """Train as a configuration says, in the run's folder, and export to `target` (FOLDER/final)."""
     config = load(ImageConfig, source, overrides)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.loop.seed)
-        task = ImageTask(config)
+    task = seeded(ImageTask, config)
     train(task, config.loop, folder)
     return _exported(task, config, target or folder / "final")
 
 
 def _exported(task: ImageTask, config: ImageConfig, target: Path) -> Path:
     scalars = task.eval().validate()
-    note = {"stage": "hmr", "loop": config.loop.model_dump(mode="json"), **scalars}
+    note = {"stage": f"hmr {config.stage}", "loop": config.loop.model_dump(mode="json"), **scalars}
     export(task, target, "image", note)
     print(f"{target}: " + "  ".join(f"{name} {value:.4g}" for name, value in scalars.items()))
     return target

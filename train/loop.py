@@ -1,9 +1,11 @@
 """The one training loop: every stage is a `Task`, everything around it is here.
 
 Nothing random carries state from step to step: the data of a step are a function of (seed, step, shard), and the
-global generators are reseeded before every step from (seed, step, rank). A run that is killed and resumed is
+global generators are reseeded before every shard from (seed, step, shard). A run that is killed and resumed is
 therefore the run that was not, bit for bit. A step's batch is made of `shards` independent parts that are dealt out to
-the processes, so that two processes see what one process with the same configuration would see.
+the processes. Each goes through the network on its own, whichever process has it, and a step takes the mean of their
+gradients and of what they made of the buffers (statistics of batch normalisation, moving codebooks): any number of
+processes does what one would.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -29,6 +32,7 @@ from tqdm import tqdm
 from train.config import Config
 
 Batch = dict[str, Tensor]
+AnyTask = TypeVar("AnyTask", bound="Task")
 
 
 class LoopConfig(Config):
@@ -61,9 +65,15 @@ class Task(nn.Module):
     `forward(batch)` returns the loss and named scalars; only parameters with `requires_grad` are optimised.
     """
 
+    data_on_device = False
+    """Whether `shard` draws on the device of its generator, and so beside the network; else on the CPU, in workers."""
+
     def shard(self, step: int, shard: int, generator: torch.Generator) -> Batch:
-        """Data of one shard of one step: a function of the arguments only, made in a worker where there are workers."""
+        """Data of one shard of one step: a function of the arguments only."""
         raise TypeError(f"{type(self).__name__} must define shard()")
+
+    def begin_step(self, step: int) -> None:
+        """What changes the network itself at a step, once and before any shard of it; the same in all processes."""
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         raise TypeError(f"{type(self).__name__} must define forward()")
@@ -86,9 +96,16 @@ def learning_rate(step: int, config: LoopConfig) -> float:
     return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine
 
 
-def step_generator(seed: int, step: int, shard: int) -> torch.Generator:
-    """A CPU generator that depends on nothing but its arguments (SeedSequence mixes them well)."""
-    return torch.Generator().manual_seed(_mix(seed, step, shard))
+def step_generator(seed: int, step: int, shard: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that depends on nothing but its arguments (SeedSequence mixes them well)."""
+    return torch.Generator(device).manual_seed(_mix(seed, step, shard))
+
+
+def seeded(make: Callable[[Any], AnyTask], config: Any) -> AnyTask:
+    """The task `make(config)` with initial weights that depend on `config.loop.seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.loop.seed)
+        return make(config)
 
 
 class Ema:
@@ -140,7 +157,7 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
+    fabric = _fabric(config)
     fabric.launch()
     if config.shards % fabric.world_size:
         raise ValueError(
@@ -156,7 +173,8 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
     start = _resume(folder, task, optimizer, ema)
 
     writer = SummaryWriter(str(folder / "tensorboard")) if fabric.is_global_zero else None
-    loader = iter(_loader(task, config, fabric, start))
+    shards = range(fabric.global_rank, config.shards, fabric.world_size)
+    batches = _batches(task, config, fabric, shards, start)
     bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=folder.name, disable=writer is None)
     saved = time.monotonic()
     waited = trained = 0.0
@@ -164,14 +182,22 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
     with interrupted:
         for step in bar:
             mark = time.monotonic()
-            batch = fabric.to_device(next(loader))
+            parts = fabric.to_device(next(batches))
             waited += time.monotonic() - mark
             mark = time.monotonic()
-            torch.manual_seed(_mix(config.seed, step, 2**20 + fabric.global_rank))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, config)
-            loss, scalars = wrapped(_Parcel(batch))
-            fabric.backward(loss)
+            task.begin_step(step)
+            buffers = _Buffers(task, config.shards, fabric)
+            seen = []
+            for shard, batch in zip(shards, parts, strict=True):
+                torch.manual_seed(_mix(config.seed, step, 2**20 + shard))
+                with fabric.no_backward_sync(wrapped, enabled=shard != shards[-1]), buffers.one_shard():
+                    loss, scalars = wrapped(_Parcel(batch))
+                    fabric.backward(loss * (len(shards) ** -1))
+                seen.append({"loss": loss.detach(), **scalars})
+            buffers.put_mean()
+            scalars = {name: sum(_number(values[name]) for values in seen) / len(seen) for name in seen[0]}
             if config.clip_norm:
                 scalars["gradient_norm"] = fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_norm)
             optimizer.step()
@@ -182,8 +208,7 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
 
             done = step + 1
             if writer and done % config.log_every == 0:
-                values = {"loss": loss.detach(), **scalars}
-                values = {k: float(v.detach() if isinstance(v, Tensor) else v) for k, v in values.items()}
+                values = {k: float(v) for k, v in scalars.items()}
                 bar.set_postfix({k: f"{v:.4g}" for k, v in list(values.items())[:4]})
                 for name, value in values.items():
                     writer.add_scalar(f"train/{name}", value, done)
@@ -224,24 +249,73 @@ class _Unrounded(nn.Module):
 
 
 class _Shards(Dataset):
-    """(step, shard indices) → that part of the step's batch."""
+    """step → these shards of its data."""
 
-    def __init__(self, task: Task, seed: int):
-        self.task, self.seed = task, seed
+    def __init__(self, task: Task, seed: int, shards: range, device: torch.device | str = "cpu"):
+        self.task, self.seed, self.shards, self.device = task, seed, shards, device
 
-    def __getitem__(self, key: tuple[int, tuple[int, ...]]) -> Batch:
-        step, shards = key
-        parts = [self.task.shard(step, shard, step_generator(self.seed, step, shard)) for shard in shards]
-        return parts[0] if len(parts) == 1 else {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    def __getitem__(self, step: int) -> list[Batch]:
+        return [self.task.shard(step, n, step_generator(self.seed, step, n, self.device)) for n in self.shards]
 
 
-def _loader(task: Task, config: LoopConfig, fabric: Fabric, start: int) -> DataLoader:
-    own = tuple(range(fabric.global_rank, config.shards, fabric.world_size))
-    keys = [(step, own) for step in range(start, config.steps)]
+def _batches(task: Task, config: LoopConfig, fabric: Fabric, shards: range, start: int) -> Iterator[list[Batch]]:
+    """This process's shards of every step that is left."""
+    steps = range(start, config.steps)
+    if task.data_on_device and (fabric.device.type != "cpu" or not config.workers):
+        own = _Shards(task, config.seed, shards, fabric.device)
+        return (own[step] for step in steps)
     pin = fabric.device.type == "cuda" and config.workers > 0
-    return DataLoader(
-        _Shards(task, config.seed), batch_size=None, sampler=keys, num_workers=config.workers, pin_memory=pin
+    return iter(
+        DataLoader(
+            _Shards(task, config.seed, shards),
+            batch_size=None,
+            sampler=steps,
+            num_workers=config.workers,
+            pin_memory=pin,
+        )
     )
+
+
+def _fabric(config: LoopConfig) -> Fabric:
+    options: dict[str, Any] = {}
+    if config.devices > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        # Not every parameter is used in every step (tokens may all be masked); buffers are the loop's own care.
+        options["strategy"] = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+    return Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision, **options)
+
+
+class _Buffers:
+    """Lets every shard of a step begin with the same buffers, and leaves the mean of what the shards made of them."""
+
+    def __init__(self, task: Task, shards: int, fabric: Fabric):
+        self._fabric, self._shards = fabric, shards
+        self._live = dict(task.named_buffers()) if shards > 1 else {}
+        self._before = {name: value.clone() for name, value in self._live.items()}
+        self._sums: dict[str, Tensor] = {}
+        self._changed: set[str] = set()
+
+    @contextlib.contextmanager
+    def one_shard(self) -> Iterator[None]:
+        for name in self._changed:
+            self._live[name].copy_(self._before[name])
+        versions = {name: value._version for name, value in self._live.items()}
+        yield
+        for name, version in versions.items():
+            value = self._live[name]
+            if value._version != version:
+                self._changed.add(name)
+                if value.is_floating_point():
+                    self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+
+    @torch.no_grad()
+    def put_mean(self) -> None:
+        """Of whole numbers (counts of steps) every shard has made the same."""
+        for name, total in self._sums.items():
+            self._live[name].copy_(self._fabric.all_reduce(total, reduce_op="sum") / self._shards)
+
+
+def _number(value: Tensor | float) -> Tensor | float:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _validate(task: Task, ema: Ema | None, writer: SummaryWriter, step: int) -> None:

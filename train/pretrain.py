@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from mega_backend.model.mega import Mega
 from train.config import Config, load, parser
-from train.loop import Batch, LoopConfig, Task, train
+from train.loop import Batch, LoopConfig, Task, seeded, train
 
 
 class PretrainConfig(Config):
@@ -59,6 +59,8 @@ def step_mask_generator() -> torch.Generator:
 class PretrainTask(Task):
     """Masked tokens without conditioning."""
 
+    data_on_device = True
+
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__()
         self.config = config
@@ -67,7 +69,8 @@ class PretrainTask(Task):
         self.model = Mega.from_config(settings)
 
     def shard(self, step: int, shard: int, generator: torch.Generator) -> Batch:
-        index = torch.randint(len(self.tokens), (self.config.batch,), generator=generator)
+        self.tokens = self.tokens.to(generator.device)
+        index = torch.randint(len(self.tokens), (self.config.batch,), generator=generator, device=generator.device)
         return {"tokens": self.tokens[index].long()}
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -97,7 +100,7 @@ def _tokens(path: Path) -> Tensor:
 def main() -> None:
     args = parser(__doc__.splitlines()[0], "pretrain").parse_intermixed_args()
     config = load(PretrainConfig, args.config, args.overrides)
-    train(PretrainTask(config), config.loop, args.run)
+    train(seeded(PretrainTask, config), config.loop, args.run)
 
 
 if __name__ == "__main__":

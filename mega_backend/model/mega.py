@@ -146,10 +146,6 @@ class Mega(nn.Module):
         self.autocast: torch.dtype | None = None
         if self.kind == "image":
             self.decoder.add_image_conditioning(conditioning["channels"], width)
-            if conditioning.get("backbone") is not None:
-                from mega_backend.model import backbones
-
-                self.backbone = backbones.build(**conditioning["backbone"])
         elif self.kind == "landmarks":
             if prior is None:
                 raise ValueError('landmark conditioning needs a "prior": it regresses rotation and camera')
@@ -161,13 +157,18 @@ class Mega(nn.Module):
             self.latent_head = LatentHead(token_count, code_count, prior["latent_size"], width)
         elif self.kind is not None:
             raise ValueError(f'conditioning kind must be "image" or "landmarks", not {self.kind!r}')
+        if conditioning is not None and conditioning.get("backbone") is not None:
+            from mega_backend.model import backbones
+
+            self.backbone = backbones.build(**conditioning["backbone"])
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Mega":
         """A model with fresh weights.
 
         config: token_count, code_count, width, encoder_depth, decoder_depth, heads (published values are the defaults);
-        conditioning: None, {"kind": "image", "channels": c, "backbone": {"name": …} or None} or {"kind": "landmarks"};
+        conditioning: None, {"kind": "image", "channels": c, "backbone": {"name": …} or None} or {"kind": "landmarks"},
+        with a "backbone" that reads the landmarks off pictures or without;
         prior: None, or {"latent_size", "width", "depth"} of the landmark regressor. Raises ValueError on unknown keys.
         """
         given = {key: value for key, value in config.items() if key != "kind"}
@@ -179,7 +180,7 @@ class Mega(nn.Module):
     # Conditioning -----------------------------------------------------------------------------------------------
 
     def features(self, crops: torch.Tensor) -> torch.Tensor:
-        """Feature maps (B, c, h, w) of normalised RGB crops (B, 3, H, W)."""
+        """Feature maps (B, c, h, w), or landmark features (B, 33, 8), of normalised RGB crops (B, 3, H, W)."""
         if not hasattr(self, "backbone"):
             raise ValueError("this model has no image backbone: give it features directly (landmarks or a feature map)")
         return self.backbone(crops)

@@ -143,6 +143,15 @@ def write_training(folder: Path, model: SmplBodies, count: int = 6, seed: int = 
     return path
 
 
+def write_connections(folder: Path) -> None:
+    """Connection matrices of one layer each way: one token for each joint."""
+    folder.mkdir(parents=True, exist_ok=True)
+    down = [[POINTS, *(x for v in range(j * POINTS, (j + 1) * POINTS) for x in (v, 0))] for j in range(24)]
+    up = [[2, joint, 0, max(PARENTS[joint], 0), 1] for joint in np.repeat(np.arange(24), POINTS)]
+    for name, matrix in (("_pool0", down), ("_unpool0", up)):
+        np.save(folder / f"{name}.npy", np.array(matrix, np.int32))
+
+
 def write_tokenizer(folder: Path, model: SmplBodies, codes: int = 32, steps: int = 150) -> Path:
     """A model folder with a small, quickly trained tokenizer of this body: one token for each joint."""
     up = [[2, joint, 0, max(PARENTS[joint], 0), 1] for joint in np.repeat(np.arange(24), POINTS)]

@@ -7,6 +7,7 @@ import torch
 
 from train import config
 from train.hmr import HmrConfig
+from train.image_reader import ReaderConfig
 from train.images import ImageConfig, build
 from train.mesh_vqvae import TokenizerConfig
 from train.pretrain import PretrainConfig
@@ -14,7 +15,9 @@ from train.smpl_tokenizer import SmplTokenizerConfig
 
 
 def kind(name):
-    if config.peek(name, [], "stage") == "image":
+    if config.peek(name, [], "stage") == "image_reader":
+        return ReaderConfig
+    if str(config.peek(name, [], "stage")).startswith("image"):
         return ImageConfig
     if config.peek(name, [], "stage"):
         return HmrConfig

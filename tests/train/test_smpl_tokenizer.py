@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from smpl_fixture import PARENTS, POINTS, write_models
+from smpl_fixture import write_connections, write_models
 from test_motions import write_motion
 
 import mega_backend.checkpoint as checkpoint
@@ -21,11 +21,7 @@ def stage(tmp_path_factory):
     models, h36m = write_models(folder / "models")
     for number, gender in enumerate(("male", "female", "neutral")):
         write_motion(folder / "motions" / f"{number}.npz", frames=40, seed=number, gender=np.array(gender))
-    (folder / "connections").mkdir()
-    down = [[POINTS, *(x for v in range(j * POINTS, (j + 1) * POINTS) for x in (v, 0))] for j in range(24)]
-    up = [[2, joint, 0, max(PARENTS[joint], 0), 1] for joint in np.repeat(np.arange(24), POINTS)]
-    for name, matrix in (("_pool0", down), ("_unpool0", up)):
-        np.save(folder / "connections" / f"{name}.npy", np.array(matrix, np.int32))
+    write_connections(folder / "connections")
     config = {
         "loop": {"steps": 150, "optimizer": "adam", "learning_rate": 0.01, "accelerator": "cpu"},
         "body": {"kind": "smpl", "models": models, "h36m": h36m},

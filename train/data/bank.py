@@ -53,6 +53,12 @@ class Bank:
             raise FileNotFoundError(f"there is no bank of bodies at {path}: make one with `python -m train.data.bank`")
         return cls(**torch.load(path, weights_only=True))
 
+    def to(self, device: torch.device) -> Bank:
+        """The bank on a device; itself where it already is there."""
+        if self.root.device == device:
+            return self
+        return Bank(*(None if (a := getattr(self, f.name)) is None else a.to(device) for f in fields(self)))
+
     def part(self, start: int, stop: int) -> Bank:
         """The bodies start…stop - 1."""
         return Bank(*(None if (a := getattr(self, f.name)) is None else a[start:stop] for f in fields(self)))

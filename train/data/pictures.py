@@ -172,11 +172,23 @@ def recolour(crop: np.ndarray, augmentation: Augmentation, random: np.random.Gen
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset: who is in the pictures, where these lie, and its share of a batch."""
+    """A dataset: who is in the pictures, where these lie, and its share of a batch.
+
+    kept: pictures that were decoded before, where they are to be kept in memory (small pictures, read many times).
+    """
 
     annotations: Annotations
     folder: Path
     share: float = 1.0
+    kept: dict[tuple[Path, int], np.ndarray] | None = None
+
+    def picture(self, path: Path, shrink: int) -> np.ndarray:
+        """As `read_picture`."""
+        if self.kept is None:
+            return read_picture(path, shrink)
+        if (path, shrink) not in self.kept:
+            self.kept[path, shrink] = read_picture(path, shrink)
+        return self.kept[path, shrink]
 
     def item(
         self, row: int, size: int, augmentation: Augmentation, random: np.random.Generator
@@ -196,7 +208,7 @@ class Source:
             while shrink < 8 and side * view.scale >= 2 * shrink * size:
                 shrink *= 2
         reduced = matrix * [shrink, shrink, 1]
-        crop = recolour(cut(read_picture(path, shrink), reduced, size), augmentation, random)
+        crop = recolour(cut(self.picture(path, shrink), reduced, size), augmentation, random)
         return {
             "picture": np.ascontiguousarray(crop.transpose(2, 0, 1)),
             "pose": move_pose(table.pose[row], view).astype(np.float32),

@@ -9,7 +9,6 @@ numbers stand beside it.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from mega_backend import checkpoint
 from mega_backend.model.mega import Mega
 from mega_backend.rotations import matrix_from_6d, matrix_from_axis_angle
-from train import metrics
+from train import metrics, report
 from train.data import annotations
 from train.data.annotations import OCCLUDED_3DPW
 from train.data.anny import AnnyBodies
@@ -182,6 +181,7 @@ def evaluate(
         trace = (rotation * true_rotation).sum((1, 2))
         note(row=part["row"], degrees=torch.rad2deg(torch.acos(((trace - 1) / 2).clamp(-1, 1))))
         note(**joint_errors(best, rotation, truth, true_rotation, bodies, joint_set))
+        note(body=bodies.joints(truth, joint_set))
         if samples and isinstance(model, Mega):
             seeds = [int(np.random.SeedSequence([seed, row]).generate_state(1)[0]) for row in part["row"].tolist()]
             drawn = model.draw(features, samples, steps, temperature, generator=seeds)
@@ -209,6 +209,7 @@ def summarise(found: dict[str, np.ndarray], people: int) -> dict[str, Any]:
         "skipped": people - len(found["row"]),
         "degrees_median": float(np.median(found["degrees"])),
         "deterministic": {name: float(found[name].mean()) for name in names},
+        "one_body_for_everybody": one_body(torch.from_numpy(found["body"])),
     }
     if "log_probability" in found:
         sampled = {name: torch.from_numpy(found[f"sample_{name}"]) for name in names}
@@ -227,6 +228,15 @@ def summarise(found: dict[str, np.ndarray], people: int) -> dict[str, Any]:
     return result
 
 
+def one_body(joints: Tensor) -> float:
+    """PA-MPJPE in mm, standard joints, of the mean of these people's bodies: what an answer that saw nothing would get.
+
+    joints (N, J, 3): canonical ones of the standard protocol's set.
+    """
+    chosen = joints[:, :14] if joints.shape[1] == 17 else joints
+    return float(metrics.aligned_distances(chosen.mean(0).expand_as(chosen), chosen).mean())
+
+
 def table(name: str, dataset: str, result: dict[str, Any]) -> str:
     """Markdown: this model's numbers by both protocols, the papers' beneath them."""
     lines = [f"## {name} on {dataset}", "", f"{result['people']} people, {result['skipped']} skipped; mm.", ""]
@@ -240,6 +250,8 @@ def table(name: str, dataset: str, result: dict[str, Any]) -> str:
         for protocol in PROTOCOLS if key in result else ():
             numbers = " | ".join(f"{result[key][f'{protocol}_{metric}']:.1f}" for metric in METRICS)
             lines.append(f"| {name}, {text} | {protocol} | {numbers} |")
+    everybody = result["one_body_for_everybody"]
+    lines.append(f"| the mean of these bodies for everybody | standard | – | – | {everybody:.1f} |")
     family = "3dpw" if dataset.startswith("3dpw") and dataset != "3dpw-occ" else dataset
     for paper, numbers in PAPERS.get(family, {}).items():
         shown = " | ".join("–" if number is None else f"{number:.1f}" for number in numbers)
@@ -270,34 +282,25 @@ def table(name: str, dataset: str, result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(found: dict[str, np.ndarray], path: Path, title: str) -> None:
-    """Distributions of the errors over people, deterministic and best of the samples, and spread against error."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def plots(found: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Errors over people, deterministic and best of the samples, and spread against error, for `report.plot`."""
     sampled = "joints" in found and found["joints"].shape[1] >= 2
-    figure = Figure(figsize=(4 * (len(METRICS) + sampled), 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(METRICS) + sampled, squeeze=False)[0]
-    for axis, metric in zip(axes, METRICS, strict=False):
+    panels: dict[str, dict[str, np.ndarray]] = {}
+    for metric in METRICS:
         name = f"standard_{metric}"
         curves = {"deterministic": found[name]}
         if sampled:
             errors = found[f"sample_{name}"]
             curves |= {"one sample": errors[:, 0], f"best of {errors.shape[1]}": errors.min(1)}
-        for label, values in curves.items():
-            axis.plot(np.sort(values), np.linspace(0, 100, len(values)), label=f"{label}, mean {values.mean():.1f}")
-        axis.set(xlabel=f"{metric.upper().replace('_', '-')}, mm", ylabel="people below, %", xlim=(0, None))
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        panels[f"{metric.upper().replace('_', '-')}, mm"] = curves
     if sampled:
         joints = torch.from_numpy(found["joints"])
         error = metrics.MILLIMETRES * (joints.mean(1) - torch.from_numpy(found["true_joints"])).norm(dim=-1)
-        axes[-1].scatter(metrics.spread(joints).flatten()[:5000], error.flatten()[:5000], s=2, alpha=0.3)
-        axes[-1].set(xlabel="spread of a joint over samples, mm", ylabel="error of their mean, mm")
-        axes[-1].grid(alpha=0.3)
-    figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=120)
+        panels["error against spread"] = {
+            "spread of a joint over samples, mm": metrics.spread(joints).numpy(),
+            "error of their mean, mm": error.numpy(),
+        }
+    return panels
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -344,10 +347,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         **summarise(found, len(people)),
     }
     text = table(name, args.dataset, result)
-    print(text)
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=2) + "\n")
-        args.output.with_suffix(".md").write_text(text)
-        plot(found, args.output.with_suffix(".png"), f"{name} on {args.dataset}, standard protocol")
+    report.write(args.output, result, text, plots(found))
     return result

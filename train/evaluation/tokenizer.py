@@ -7,7 +7,6 @@ the lift alone costs; and how still the vertices of a part lie when all tokens o
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from mega_backend import checkpoint
 from mega_backend.body import Body
 from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE
+from train import report
 from train.data.bodies import held_out
 from train.metrics import MILLIMETRES
 
@@ -30,7 +30,7 @@ def configure(cli: argparse.ArgumentParser) -> None:
     cli.add_argument("--split", default="test", choices=("val", "test"))
     cli.add_argument("--bodies", type=int, default=500, help="bodies of each kind")
     cli.add_argument("--device", default="cpu")
-    cli.add_argument("-o", "--output", type=Path, help="write the numbers to this JSON file and a table beside it")
+    cli.add_argument("-o", "--output", type=Path, help="JSON file; a Markdown table and plots are written beside it")
 
 
 @torch.no_grad()
@@ -63,6 +63,7 @@ def evaluate(tokenizer: MeshVQVAE, body: Body, people: dict[str, Tensor]) -> dic
         "codes_in_use": int((share > 0).sum()),
         "perplexity": float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum())),
         "locked_parts": locked_parts(tokenizer, body, people),
+        "per_body": (MILLIMETRES * per_body).numpy(),
     }
 
 
@@ -96,11 +97,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         kind: evaluate(loaded.tokenizer, body, held_out(body, args.mocap, args.split, args.bodies, kind))
         for kind in ("mocap", "synthetic")
     }
-    text = table(results)
-    print(text)
-    if args.output:
-        args.output.write_text(json.dumps({"model": loaded.config["name"], **results}, indent=2) + "\n")
-        args.output.with_suffix(".md").write_text(text + "\n")
+    errors = {kind: values.pop("per_body") for kind, values in results.items()}
+    plots = {"mean vertex error of a body, mm": errors}
+    report.write(args.output, {"model": loaded.config["name"], **results}, table(results), plots)
     return results
 
 

@@ -1,0 +1,131 @@
+"""What must hold of every stage: killed and resumed it is the same run, two processes are one, a handful is learnt."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import stages
+import torch
+
+from train import loop
+
+TWO = """
+import sys, torch
+from pathlib import Path
+import stages
+from train import loop
+data, out, shards = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+for name in stages.NAMES:
+    task, settings = stages.make(name, data, {"shards": shards, "devices": 2}, batch=2)
+    loop.train(task, settings, out / name)
+    if int(__import__("os").environ["RANK"]) == 1:
+        torch.save(stages.state(task), out / f"{name}.pt")
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return stages.write(tmp_path_factory.mktemp("stages"))
+
+
+def run(name, data, folder, **settings):
+    task, config = stages.make(name, data, settings, batch=2)
+    return loop.train(task, config, folder)
+
+
+@pytest.mark.parametrize("name", stages.NAMES)
+def test_killed_and_resumed_is_the_same_run(name, data, tmp_path):
+    """Weights, their average, optimizer, statistics of batch normalisation, codebooks: bit for bit."""
+    run(name, data, tmp_path / "whole")
+    task, config = stages.make(name, data, batch=2)
+    shard = task.shard
+
+    def cut(step, number, generator):
+        if step == 2:
+            raise RuntimeError("power cut")
+        return shard(step, number, generator)
+
+    task.shard = cut
+    with pytest.raises(RuntimeError, match="power cut"):
+        loop.train(task, config, tmp_path / "cut")
+    run(name, data, tmp_path / "cut")
+    whole, cut = (torch.load(tmp_path / kind / "checkpoint.pt", weights_only=True) for kind in ("whole", "cut"))
+    _equal(whole, cut, name)
+
+
+def _equal(first, second, where):
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            _equal(first[key], second[key], f"{where}.{key}")
+    else:
+        assert first == second, where
+
+
+def test_two_processes_equal_one_with_the_same_batch(data, tmp_path):
+    """Every stage, under torchrun with gloo; of four shards each process accumulates over two."""
+    shards = 4
+    here = Path(__file__).parent
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    path = os.pathsep.join([str(here.parent.parent), str(here)])
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(
+        [sys.executable, *command, str(data), str(tmp_path), str(shards)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in stages.NAMES:
+        one = stages.state(run(name, data, tmp_path / "one" / name, shards=shards))
+        two = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        for key, value in one.items():
+            assert torch.allclose(value.double(), two[key].double(), atol=1e-5, rtol=1e-5), f"{name}: {key}"
+
+
+# Steps and learning rate, the loss that must come near zero, and how near.
+HANDFUL = {
+    "tokenizer": (250, 1e-2, "distance_mm", 12.0),
+    "smpl_tokenizer": (250, 2e-2, "distance_mm", 15.0),
+    "pretrain": (60, 1e-2, "tokens", 0.05),
+    "regressor": (120, 5e-3, "latent", 0.02),
+    "masked": (80, 1e-2, "tokens", 0.05),
+    "image_mega": (60, 5e-3, "token", 0.05),
+    "image_vqhps": (80, 5e-3, "token", 0.05),
+    "image_reader": (200, 1e-2, "landmark", 0.03),
+    "image_regressor": (150, 5e-3, "latent", 0.03),
+    "image_masked": (80, 1e-2, "token", 0.05),
+}
+
+
+@pytest.mark.parametrize("name", stages.NAMES)
+def test_a_handful_is_learnt_to_near_zero_loss(name, data):
+    """Two samples, always the same; some tokens known, so that two bodies can be told apart."""
+    steps, rate, loss_name, bound = HANDFUL[name]
+    task, _ = stages.make(name, data, batch=2)
+    for module in task.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    optimizer = torch.optim.Adam([p for p in task.parameters() if p.requires_grad], lr=rate)
+    batch = task.shard(0, 0, loop.step_generator(0, 0, 0))
+    first = None
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, 2 * (1 - step / steps))
+        task.begin_step(step)
+        torch.manual_seed(SEED[name])
+        loss, scalars = task(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        first = first or float(scalars[loss_name])
+    assert float(scalars[loss_name]) < bound, f"from {first}"
+
+
+SEED = dict.fromkeys(stages.NAMES, 0)
