@@ -187,6 +187,10 @@ class Tokenizer(Task):
         points = self._blocks[block, shard][place * self.settings.batch :][: self.settings.batch]
         return {"points": points, "step": torch.tensor([step])}
 
+    def begin_step(self, step: int) -> None:
+        if not self.quantising and step >= self.settings.quantise_from:
+            self._start_quantising(step)
+
     @torch.no_grad()
     def _start_quantising(self, step: int) -> None:
         with torch.autocast(self.mass.device.type, enabled=False):
@@ -202,8 +206,6 @@ class Tokenizer(Task):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         points, model = batch["points"], self.model
-        if not self.quantising and int(batch["step"][0]) >= self.settings.quantise_from:
-            self._start_quantising(int(batch["step"][0]))
         latent = model.encode_points(points).float()
         scalars, quantiser_loss = {}, 0.0
         if self.quantising and self.settings.quantisers:

@@ -68,6 +68,7 @@ def test_learns_quantises_and_goes_into_a_model_folder(task, body, tmp_path):
     optimizer = torch.optim.Adam(task.parameters(), lr=3e-3)
     errors = []
     for step in range(60):
+        task.begin_step(step)
         loss, scalars = task(task.shard(step, 0, step_generator(0, step, 0)))
         optimizer.zero_grad()
         loss.backward()
@@ -137,6 +138,7 @@ def test_principal_components_change_what_tokens_say_and_not_the_mesh(body, toge
 @pytest.mark.parametrize("stages", [0, 3])
 def test_residual_and_plain_variants_are_configurations(body, stages):
     task = Tokenizer(settings(quantisers=stages, quantise_from=0), body, synthetic)
+    task.begin_step(0)
     loss, _ = task(task.shard(0, 0, step_generator(0, 0, 0)))
     loss.backward()
     task.eval()
@@ -155,6 +157,7 @@ def test_training_begins_as_an_exported_network_with_new_tokens(task, body, tmp_
     folder = export(task, tmp_path / "first", {"stage": "test"})
     second = Tokenizer(settings(start=folder, quantise_from=0, decay=1.0), body, synthetic)
     assert torch.equal(second.model.layers[0].convolution.weights, task.model.layers[0].convolution.weights)
+    second.begin_step(0)
     second(second.shard(0, 0, step_generator(0, 0, 0)))
     placed = second.model.codebook.clone()
     second(second.shard(1, 0, step_generator(0, 1, 0)))
