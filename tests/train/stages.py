@@ -62,7 +62,7 @@ def make(name: str, folder: Path, loop: dict[str, Any] | None = None, batch: int
 
 def _tokenizer(folder: Path, batch: int):
     own = {
-        "sizes": (120, 20), "lift_bodies": 8, "codes": 32, "batch": batch, "quantise_from": 1, "statistics_bodies": 64,
+        "sizes": (120, 20), "lift_bodies": 8, "codes": 32, "batch": batch, "quantise_from": 0, "statistics_bodies": 64,
         "decay": 1.0, "mixed": 0.0,
         "encoder": [{"level": 1, "reach": 3, "channels": 24}, {"level": 1, "reach": 1, "channels": 9}],
         "decoder": [{"level": 1, "reach": 1, "channels": 32}, {"level": 0, "reach": 4, "channels": 3}],

@@ -82,20 +82,23 @@ def test_two_processes_equal_one_with_the_same_batch(data, tmp_path):
         timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    different = []
     for name in stages.NAMES:
         one = stages.state(run(name, data, tmp_path / "one" / name, shards=shards))
         two = torch.load(tmp_path / f"{name}.pt", weights_only=True)
         for key, value in one.items():
-            assert torch.allclose(value.double(), two[key].double(), atol=1e-5, rtol=1e-5), f"{name}: {key}"
+            if not torch.allclose(value.double(), two[key].double(), atol=1e-5, rtol=1e-5):
+                different.append(f"{name}: {key}")
+    assert not different
 
 
 # Steps and learning rate, the loss that must come near zero, and how near.
 HANDFUL = {
-    "tokenizer": (250, 1e-2, "distance_mm", 12.0),
+    "tokenizer": (120, 1e-2, "distance_mm", 8.0),
     "smpl_tokenizer": (250, 2e-2, "distance_mm", 15.0),
     "pretrain": (60, 1e-2, "tokens", 0.05),
     "regressor": (120, 5e-3, "latent", 0.02),
-    "masked": (80, 1e-2, "tokens", 0.05),
+    "masked": (200, 1e-2, "tokens", 0.05),
     "image_mega": (60, 5e-3, "token", 0.05),
     "image_vqhps": (80, 5e-3, "token", 0.05),
     "image_reader": (200, 1e-2, "landmark", 0.03),
