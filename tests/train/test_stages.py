@@ -1,28 +1,10 @@
-"""What must hold of every stage: killed and resumed it is the same run, two processes are one, a handful is learnt."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""What must hold of every stage: killed and resumed it is the same run, a handful is learnt."""
 
 import pytest
 import stages
 import torch
 
 from train import loop
-
-TWO = """
-import sys, torch
-from pathlib import Path
-import stages
-from train import loop
-data, out, shards = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-for name in stages.NAMES:
-    task, settings = stages.make(name, data, {"shards": shards, "devices": 2}, batch=2)
-    loop.train(task, settings, out / name)
-    if int(__import__("os").environ["RANK"]) == 1:
-        torch.save(stages.state(task), out / f"{name}.pt")
-"""
 
 
 @pytest.fixture(scope="module")
@@ -66,44 +48,18 @@ def _equal(first, second, where):
         assert first == second, where
 
 
-def test_two_processes_equal_one_with_the_same_batch(data, tmp_path):
-    """Every stage, under torchrun with gloo; of four shards each process accumulates over two."""
-    shards = 4
-    here = Path(__file__).parent
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    path = os.pathsep.join([str(here.parent.parent), str(here)])
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    done = subprocess.run(
-        [sys.executable, *command, str(data), str(tmp_path), str(shards)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    different = []
-    for name in stages.NAMES:
-        one = stages.state(run(name, data, tmp_path / "one" / name, shards=shards))
-        two = torch.load(tmp_path / f"{name}.pt", weights_only=True)
-        for key, value in one.items():
-            if not torch.allclose(value.double(), two[key].double(), atol=1e-5, rtol=1e-5):
-                different.append(f"{name}: {key}")
-    assert not different
-
-
 # Steps and learning rate, the loss that must come near zero, and how near.
 HANDFUL = {
     "tokenizer": (120, 1e-2, "distance_mm", 8.0),
-    "smpl_tokenizer": (250, 2e-2, "distance_mm", 15.0),
+    "smpl_tokenizer": (250, 2e-2, "distance_mm", 10.0),
     "pretrain": (60, 1e-2, "tokens", 0.05),
-    "regressor": (120, 5e-3, "latent", 0.02),
+    "regressor": (80, 5e-3, "latent", 0.01),
     "masked": (200, 1e-2, "tokens", 0.05),
     "image_mega": (60, 5e-3, "token", 0.05),
-    "image_vqhps": (80, 5e-3, "token", 0.05),
-    "image_reader": (200, 1e-2, "landmark", 0.03),
-    "image_regressor": (150, 5e-3, "latent", 0.03),
-    "image_masked": (80, 1e-2, "token", 0.05),
+    "image_vqhps": (60, 5e-3, "token", 0.05),
+    "image_reader": (120, 1e-2, "landmark", 0.02),
+    "image_regressor": (60, 5e-3, "latent", 0.02),
+    "image_masked": (120, 1e-2, "token", 0.05),
 }
 
 
@@ -122,13 +78,10 @@ def test_a_handful_is_learnt_to_near_zero_loss(name, data):
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, 2 * (1 - step / steps))
         task.begin_step(step)
-        torch.manual_seed(SEED[name])
+        torch.manual_seed(0)  # the same masks every time
         loss, scalars = task(batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         first = first or float(scalars[loss_name])
     assert float(scalars[loss_name]) < bound, f"from {first}"
-
-
-SEED = dict.fromkeys(stages.NAMES, 0)
