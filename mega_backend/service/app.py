@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -37,6 +38,8 @@ from mega_backend.service.page import add_page
 from mega_backend.service.streams import Upload
 from mega_backend.service.video import add_video
 
+POLLED = ("/health", "/metrics")
+"""Endpoints whose good answers are not worth a line in the log."""
 DECODED_TOGETHER = 2
 """Pictures that are decoded at the same time."""
 
@@ -399,4 +402,6 @@ class Watch:
             seconds = time.monotonic() - started
             self.metrics.requests.labels(endpoint, status).inc()
             self.metrics.seconds.labels(endpoint).observe(seconds)
-            logs.event("request", endpoint=endpoint, status=status, seconds=seconds, sent=sent)
+            # Pages and Prometheus ask every few seconds.
+            level = logging.DEBUG if endpoint in POLLED and status == 200 else logging.INFO
+            logs.event("request", level, endpoint=endpoint, status=status, seconds=seconds, sent=sent)

@@ -31,13 +31,18 @@ class Serving:
 
     def __init__(self, token: str = "") -> None:
         self.kept: list[list[str]] = []
+        self.delay = 0.01
+        """Seconds that each of its steps takes."""
 
         class Recoverer(FakeRecoverer):
+            # The server works with copies of what it is given.
+            delay = property(lambda _: self.delay, lambda *_: None)
+
             def resample(recoverer, recovery, keep=(), **options):
                 self.kept.append(list(keep))
                 return super().resample(recovery, keep=keep, **options)
 
-        self.recoverer = Recoverer(0.01)
+        self.recoverer = Recoverer()
         self._listener = socket.create_server(("127.0.0.1", 0))
         app = server.create_app(self.recoverer, token=token)
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
@@ -268,7 +273,7 @@ def test_a_download_is_a_glb_with_everybody(window, opened):
 
 
 def test_work_can_be_cancelled_and_errors_are_told(window, opened, tmp_path):
-    opened.recoverer.delay = 2.0
+    opened.delay = 2.0
     window.run("document.querySelector('#random').click()")
     window.wait("!document.querySelector('#work').hidden")
     window.keys("\ue00c")  # Escape
@@ -277,7 +282,7 @@ def test_work_can_be_cancelled_and_errors_are_told(window, opened, tmp_path):
     while json.loads(opened.get("/health")[2])["running"] and time.monotonic() < end:
         time.sleep(0.05)
     assert not json.loads(opened.get("/health")[2])["running"]
-    opened.recoverer.delay = 0.01
+    opened.delay = 0.01
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
     window.type("#file", str(tmp_path / "broken.jpg"))
     assert "picture" in window.wait("document.querySelector('#message').textContent")

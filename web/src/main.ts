@@ -269,6 +269,7 @@ function drawBoxes(): void {
 function select(number: number): void {
   if (!people.length) return;
   selected = (number + people.length) % people.length;
+  viewer?.focus(selected);
   refresh();
 }
 

@@ -130,6 +130,17 @@ export class Viewer {
     this.draw();
   }
 
+  /** Turn about this person from now on. */
+  focus(number: number): void {
+    const middle = this.middles[number];
+    if (!middle || this.view === "picture") return;
+    const step = middle.clone().sub(this.controls.target);
+    this.camera.position.add(step);
+    this.controls.target.add(step);
+    this.controls.update();
+    this.draw();
+  }
+
   /** Alternatives stand nearer or further: who turns them goes along, or they would jump out of view. */
   private follow(number: number, middle: Vector3): void {
     const before = this.middles[number];
