@@ -71,7 +71,7 @@ def _recover_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=[ending[1:] for ending in export.FORMATS], default="npz", help="in a folder"
     )
-    parser.add_argument("--focal", type=_positive, metavar="PIXELS", help="focal length (default: 4.46 × longer side)")
+    parser.add_argument("--focal", type=_positive, metavar="PIXELS", help="focal length (EXIF, or 4.46 × longer side)")
     parser.add_argument(
         "--smallest",
         type=_fraction,

@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 120_000_000
 """Larger pictures are refused before they are decoded: they would need gigabytes of memory."""
@@ -21,6 +21,12 @@ MAX_SCANS = 200
 MAX_SCANNED = 1_500_000_000
 """Pixels times scans of a JPEG: some ten seconds of decoding."""
 
+FRAME_DIAGONAL = 43.267
+"""Millimetres: of the 36 × 24 mm frame that lenses are compared on."""
+CROPPED = 1.03
+"""A picture whose sides' ratio differs more than so from what EXIF says was cropped."""
+BELIEVABLE = (0.25, 40.0)
+"""Focal lengths over the picture's longer side: from a fisheye's to the longest telephoto's."""
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError, KeyError, IndexError)
 """What Pillow's readers raise on damaged data."""
 
@@ -56,6 +62,51 @@ def read(source: str | os.PathLike | bytes | np.ndarray, max_pixels: int = MAX_P
         # Pillow warns about huge pictures and odd metadata; the size is checked here.
         warnings.simplefilter("ignore")
         return _decode(data, name, max_pixels)
+
+
+def focal_length(source: str | os.PathLike | bytes | np.ndarray) -> float | None:
+    """The focal length in pixels that a picture file's EXIF data tell, or None where they do not.
+
+    Out of the 35 mm equivalent, which compares diagonals (that of a 36 × 24 mm frame: 43.27 mm), or the lens's own and
+    the sensor's pixels per length. A picture whose EXIF size has another shape was cropped: its angle is unknown.
+
+    Raises:
+        PictureError: missing, folder, empty or no picture, as for `read`.
+    """
+    if isinstance(source, np.ndarray):
+        return None
+    data = bytes(source) if isinstance(source, bytes | bytearray | memoryview) else _read_file(Path(source))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                size, exif = image.size, image.getexif().get_ifd(ExifTags.IFD.Exif)
+        except (UnidentifiedImageError, Image.DecompressionBombError):
+            raise PictureError("this is not a picture: JPEG, PNG, WebP, TIFF, BMP and GIF can be read") from None
+        except _BROKEN:
+            return None  # What `read` makes of the file is its matter; damaged EXIF data tell nothing.
+
+    def number(tag: ExifTags.Base) -> float:
+        try:
+            value = float(exif.get(tag, 0))
+        except (TypeError, ValueError, ZeroDivisionError):
+            return 0.0
+        return value if np.isfinite(value) and value > 0 else 0.0
+
+    taken = (number(ExifTags.Base.ExifImageWidth), number(ExifTags.Base.ExifImageHeight))
+    if all(taken):
+        shapes = sorted((max(taken) / min(taken), max(size) / min(size)))
+        if shapes[1] > CROPPED * shapes[0]:
+            return None
+    equivalent = number(ExifTags.Base.FocalLengthIn35mmFilm)
+    pixels = equivalent / FRAME_DIAGONAL * float(np.hypot(*size))
+    if not pixels:
+        unit = {2: 25.4, 3: 10.0, 4: 1.0}.get(int(number(ExifTags.Base.FocalPlaneResolutionUnit)) or 2, 0.0)
+        density = number(ExifTags.Base.FocalPlaneXResolution)
+        scale = max(size) / max(taken) if all(taken) else 1.0
+        pixels = number(ExifTags.Base.FocalLength) * density / unit * scale if unit else 0.0
+    low, high = (bound * max(size) for bound in BELIEVABLE)
+    return pixels if low <= pixels <= high else None
 
 
 def _read_file(path: Path) -> bytes:

@@ -124,7 +124,7 @@ class Recoverer:
             steps, temperature: of the sampling; more steps are slower and truer, a higher temperature more diverse.
             progress: called with the fraction done and what is going on; may raise `Cancelled` to stop.
             boxes: (P, 4) x0, y0, x1, y1 in pixels: recover the one person in each instead of searching.
-            focal_length: in pixels; by default that of `camera.default_focal_length`.
+            focal_length: in pixels; by default what the file's EXIF data say, else `camera.default_focal_length`.
             smallest: leave out people smaller than this fraction of the largest.
             refine: fit the body's rig to each hypothesis and move it onto the landmarks (bodies with a rig only);
                 otherwise the meshes are what the tokens decode to.
@@ -142,7 +142,7 @@ class Recoverer:
         progress(0.0, "reading the picture")
         image = pictures.read(picture)
         size = (image.shape[1], image.shape[0])
-        focal_length = _focal_length(focal_length, size)
+        focal_length = _focal_length(pictures.focal_length(picture) if focal_length is None else focal_length, size)
         if found is None:
             progress(0.05, "looking for people")
             found = people.find(image, smallest=smallest) if boxes is None else people.find_in_boxes(image, boxes)

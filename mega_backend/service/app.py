@@ -198,6 +198,9 @@ def _add_work(app: FastAPI, state: State) -> None:
             _at_most("hypotheses", values.hypotheses, limits.hypotheses)
             people = _people(message, limits)
             picture = await _decoded(message, state)
+            focal_length = await asyncio.to_thread(pictures.focal_length, message.arrays["picture"].tobytes())
+            if focal_length is not None:
+                people["focal_length"] = focal_length
             del message
             upload.lease.resize(picture.nbytes)
             return upload.answer(recover_work(values, picture, people))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
-from mega_backend.pictures import PictureError, read
+from mega_backend.pictures import PictureError, focal_length, read
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -125,3 +125,49 @@ def test_damage_is_a_picture_or_a_sentence(kind):
             data[chance.randrange(len(data))] = chance.randrange(256)
         with contextlib.suppress(PictureError):
             assert read(bytes(data), max_pixels=1_000_000).dtype == np.uint8
+
+
+def photographed(size: tuple[int, int] = (400, 300), kind: str = "JPEG", **tags: float) -> bytes:
+    """A picture file with these EXIF tags of its lens."""
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif).update({ExifTags.Base[name]: value for name, value in tags.items()})
+    return encoded(Image.new("RGB", size), kind, exif=exif)
+
+
+@pytest.mark.parametrize("size", [(3600, 2400), (600, 400), (400, 600)])
+def test_focal_length_of_a_35_mm_lens_is_that_share_of_the_frame(size):
+    assert focal_length(photographed(size, FocalLengthIn35mmFilm=50)) == pytest.approx(max(size) * 50 / 36, rel=1e-3)
+
+
+def test_focal_length_out_of_the_sensor():
+    # 100 pixels a millimetre, taken at twice the size.
+    data = photographed((400, 300), FocalLength=8.0, FocalPlaneXResolution=1000.0, FocalPlaneResolutionUnit=3,
+                        ExifImageWidth=800, ExifImageHeight=600)  # fmt: skip
+    assert focal_length(data) == pytest.approx(400)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {},
+        {"FocalLengthIn35mmFilm": 0},
+        {"FocalLengthIn35mmFilm": 60000},
+        {"FocalLength": 8.0},
+        {"FocalLengthIn35mmFilm": 50, "ExifImageWidth": 400, "ExifImageHeight": 400},
+    ],
+    ids=["none", "unknown", "absurd", "no sensor", "cropped"],
+)
+def test_no_focal_length_where_none_can_be_told(tags):
+    assert focal_length(photographed(**tags)) is None
+
+
+def test_focal_length_of_other_things(tmp_path):
+    assert focal_length(striped()) is None
+    assert focal_length(encoded(Image.fromarray(striped()))) is None
+    with pytest.raises(PictureError):
+        focal_length(b"no picture")
+    with pytest.raises(PictureError, match="no file"):
+        focal_length(tmp_path / "none.jpg")
+    path = tmp_path / "turned.jpg"
+    path.write_bytes(photographed((300, 400), FocalLengthIn35mmFilm=36))
+    assert focal_length(path) == pytest.approx(500 * 36 / 43.267, rel=1e-3)
