@@ -42,6 +42,9 @@ AGREEMENT = 0.07
 """Looks at one person differ by less than this on average, relative to the circle round the body (see `_confirm`).
 On photographs people differ by 0.01 to 0.07, blurred noise, furniture and textures by 0.08 to 0.25."""
 
+DOUBT = 0.04
+"""A landmark on which the looks differ by so much, relative to the person's size, is half as visible as reported."""
+
 SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = (11, 12), (13, 14), (15, 16), (23, 24), (25, 26), (27, 28)
 MAIN = (*SHOULDERS, *ELBOWS, *WRISTS, *HIPS, *KNEES, *ANKLES)
 """Landmark numbers of shoulders, elbows, wrists, hips, knees and ankles, left before right."""
@@ -324,31 +327,36 @@ class _Eye:
         return self.confirm(pose)
 
     def confirm(self, pose: _Pose) -> _Pose | None:
-        """Look through a smaller, a larger and a mirrored crop too: on a person the looks agree, on a chair not.
+        """Look through a smaller, a larger and mirrored crops too: on a person the looks agree, on a chair not.
 
         Returns:
-            The mean of the looks that agree, which is more precise than any of them; None where it is no person.
+            The median of all looks for points, their mean for the rest, which is more precise than any of them: on
+            rendered people the 3D estimate is a tenth nearer, landmarks in the picture likewise. A landmark on which
+            the looks disagree is reported as less visible, for there the errors are: that says more than the network's
+            own visibility. None where it is no person.
         """
         seen = [i for i in MAIN if pose.visibility[i] > 0.5 and _inside(pose.points[i], self.shape)]
         if len(seen) < FEWEST_SEEN:
             return None
+        smaller, larger = (_resized(pose.circle, scale) for scale in (0.9, 1.1))
         looks, distances = [], []
-        for look, circle in (
-            (self.look_mirrored, pose.circle),
-            (self.look, _resized(pose.circle, 0.9)),
-            (self.look, _resized(pose.circle, 1.1)),
-        ):
+        for look, circle in ((self.look_mirrored, pose.circle), (self.look, smaller), (self.look, larger)):
             looks.append(look(circle))
             distances.append(_distance(looks[-1], pose, seen))
             if sum(distances) > 3 * AGREEMENT:
                 return None
-        disagreement = sum(distances) / 3
-        agreeing = [pose, *(look for look, d in zip(looks, distances, strict=True) if d < 0.06)]
-        mean = {name: np.mean([getattr(look, name) for look in agreeing], 0) for name in _AVERAGED}
-        return replace(pose, **mean, disagreement=disagreement)
+        looks += [self.look_mirrored(circle) for circle in (smaller, larger)]
+        return _combined([pose, *(look for look in looks if look is not None)], sum(distances) / 3)
 
 
-_AVERAGED = ("points", "visibility", "world")
+def _combined(looks: list[_Pose], disagreement: float) -> _Pose:
+    """What several looks at one person say together, in the circle of the first."""
+    every = np.stack([look.points for look in looks])
+    points = np.median(every, axis=0)
+    apart = np.linalg.norm(every - points, axis=-1).mean(axis=0) / max(np.ptp(points, axis=0).max(), 1e-6)
+    visibility = np.mean([look.visibility for look in looks], axis=0) / (1 + (apart / DOUBT) ** 2)
+    world = np.mean([look.world for look in looks], axis=0)
+    return replace(looks[0], points=points, visibility=visibility, world=world, disagreement=disagreement)
 
 
 def _look_past_neighbours(eye: _Eye, circle: _Circle) -> _Pose | None:
