@@ -249,6 +249,24 @@ def _batch(options: argparse.Namespace) -> int:
     return batch(options)
 
 
+def _explain_arguments(parser: argparse.ArgumentParser) -> None:
+    from .explain import add_arguments
+
+    add_arguments(parser)
+    _sampling_arguments(parser, hypotheses=25, steps=5, temperature=1.0)
+    _model_arguments(parser)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from .explain import main as explain
+
+    recoverer = _load(options)
+    with _steps("explaining") as progress:
+        written = explain(options, recoverer, progress)
+    _say(f"{len(written)} sheets in {options.output}")
+    return 0
+
+
 def _video_arguments(parser: argparse.ArgumentParser) -> None:
     from .video.command import add_arguments
 
@@ -292,6 +310,7 @@ COMMANDS = {
     "random": Command("make up people out of nothing", _random_arguments, _random),
     "resample": Command("keep parts of a result's bodies and draw the rest anew", _resample_arguments, _resample),
     "video": Command("recover the moving people of a clip", _video_arguments, _video),
+    "explain": Command("draw how an answer comes about and how sure it is", _explain_arguments, _explain),
     "batch": Command("recover all pictures of a folder, here or on a cluster", _batch_arguments, _batch),
     "info": Command("say what is installed and what the model is", _info_arguments, _info),
     "import": Command("make a model folder of the authors' files", _import_arguments, _import),

@@ -11,8 +11,11 @@ import torch
 
 from . import __version__, camera, checkpoint, people, pictures
 from .body import Body
+from .explain import Iteration
 from .model.conditioning import landmark_features
+from .model.sampling import Samples
 from .people import Crop, Detection, square_crop
+from .plausibility import Judge
 from .refinement import Evidence, Held, Refiner
 from .result import LANDMARKS, Person, Recovery
 from .rig import Rig, nearest_rotation
@@ -29,6 +32,8 @@ JOINT_SETS = ("body22", "coco17")
 """Which joints a result holds: the first of these that the body has."""
 COCO17_LANDMARKS = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
 """The detector's landmark for each of the 17 COCO joints."""
+REDRAWN = 8
+"""So many times a random person who is not plausible is drawn again."""
 LANDMARK_ERROR = 0.02
 """How far off a good landmark is, relative to the crop's side."""
 PART_GROUPS = {
@@ -64,10 +69,12 @@ class Recoverer:
             self._joint_set = next(name for name in JOINT_SETS if _has_joints(self.body, name))
             self._can_fit = _has_joints(self.body, "coco17")
         self._refiner: Refiner | None = None
+        self._judge: Judge | None = None
         if isinstance(self.body, Body):
             # Small batches of small solves: on the CPU whatever the model's device.
             posing = copy.deepcopy(self.body).cpu()
             self._refiner = Refiner(Rig(posing), posing)
+            self._judge = Judge(posing, self._refiner.rig)
 
     @classmethod
     def load(
@@ -197,6 +204,37 @@ class Recoverer:
         progress(1.0, _people_text(len(found)))
         return found
 
+    def generation(
+        self, picture: np.ndarray, detection: Detection, seed: int = 0, steps: int = 5, temperature: float = 1.0
+    ) -> list[Iteration]:
+        """How one sample of a person comes about: tokens before each step and after the last.
+
+        Args:
+            picture: (H, W, 3) uint8. detection: one of the people that `find` found in it.
+            others: as for `recover`.
+        """
+        self.check_complete()
+        _check(1, steps, temperature)
+        self._check_sampling()
+        seen: list[Iteration] = []
+        # The model itself draws; a stand-in that shares its weights notes what it is asked on the way.
+        watched = copy.copy(self.model)
+
+        def logits(tokens: torch.Tensor, visible: torch.Tensor, condition: Any = None) -> torch.Tensor:
+            answer = self.model.logits(tokens, visible, condition)
+            likeliest = torch.where(visible, tokens, answer.argmax(-1))
+            seen.append(Iteration(likeliest[0].cpu().numpy(), visible[0].cpu().numpy()))
+            return answer
+
+        watched.logits = logits
+        crop = square_crop(detection.landmarks, (picture.shape[1], picture.shape[0]))
+        with torch.no_grad():
+            features = self._features(picture, [crop], [detection])
+            drawn = watched.draw(features, 1, steps, temperature, generator=[_person_seed(seed, 0)])
+        last = drawn.tokens[0, 0].cpu().numpy()
+        # The first step starts from logits that were computed for all samples at once.
+        return [*seen, Iteration(last, np.ones(len(last), bool))]
+
     def recover_video(self, clip: Any, **options: Any) -> Any:
         """The people of each frame of a clip, followed and smooth: see `video.recover.recover_video`."""
         from .video.recover import recover_video
@@ -291,6 +329,7 @@ class Recoverer:
     ) -> Recovery:
         """People out of nothing, standing in a row before the camera, one hypothesis each.
 
+        Of bodies with a rig, people with joints bent too far or limbs in each other are drawn again, a few times.
         Person n depends on the seed and n alone. Their landmarks are all zero: nobody saw them in a picture.
         """
         progress = progress or _no_progress
@@ -305,9 +344,9 @@ class Recoverer:
                 steps=steps,
                 temperature=temperature,
                 generator=seed,
-                progress=lambda fraction: progress(0.8 * fraction, "sampling"),
+                progress=lambda fraction: progress(0.6 * fraction, "sampling"),
             )
-        tokens, log_probability = drawn.tokens[0].cpu().numpy(), drawn.log_probability[0].cpu().numpy()
+            tokens, log_probability = self._plausible(drawn, seed, steps, temperature, progress)
         turned = np.diag([1.0, -1.0, -1.0])
         spacing, height = 1.4, 2.4
         size = (max(1024, int(1024 * spacing * count / height)), 1024)
@@ -420,6 +459,40 @@ class Recoverer:
             tokens = torch.cat([tokens, sampled], dim=1)
             log_probability = torch.cat([log_probability, drawn.log_probability.gather(1, order)], dim=1)
         return tokens.cpu().numpy(), log_probability.float().cpu().numpy()
+
+    def _plausible(
+        self, drawn: Samples, seed: int, steps: int, temperature: float, progress: Progress
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens (N, T) and log-probability (N) of drawn people (1, N), the implausible among them drawn anew.
+
+        Whoever is no better after `REDRAWN` more draws stays as the least bad of them.
+        """
+        tokens, log_probability = drawn.tokens[0].clone(), drawn.log_probability[0].clone()
+        if self._judge is None:
+            return tokens.cpu().numpy(), log_probability.cpu().numpy()
+        badness = self._judge(torch.as_tensor(self._decode(tokens.cpu().numpy()))).badness
+        for attempt in range(REDRAWN):
+            poor = (badness >= 1).nonzero()[:, 0]
+            if not len(poor):
+                break
+            progress(0.6 + 0.2 * attempt / REDRAWN, f"{len(poor)} drawn again")
+            chosen = poor.to(tokens.device)
+            again = self.model.draw(
+                None,
+                count=1,
+                steps=steps,
+                temperature=temperature,
+                generator=[_person_seed(_person_seed(seed, int(number)), attempt) for number in poor],
+                tokens=torch.zeros_like(tokens[chosen]),
+                visible=torch.zeros_like(tokens[chosen], dtype=torch.bool),
+            )
+            verdict = self._judge(torch.as_tensor(self._decode(again.tokens[:, 0].cpu().numpy()))).badness
+            better = verdict < badness[poor]
+            taken = chosen[better.to(tokens.device)]
+            tokens[taken] = again.tokens[better.to(tokens.device), 0]
+            log_probability[taken] = again.log_probability[better.to(tokens.device), 0]
+            badness[poor] = torch.minimum(verdict, badness[poor])
+        return tokens.cpu().numpy(), log_probability.cpu().numpy()
 
     def _place(
         self, rotation: np.ndarray, weak: np.ndarray, crop: Crop, focal_length: float, size: tuple[int, int]

@@ -76,6 +76,12 @@ class Person:
         """N, the number of hypotheses."""
         return len(self.vertices)
 
+    @property
+    def joint_spread(self) -> np.ndarray:
+        """(J,) float32: standard deviation of each joint over the hypotheses, in canonical axes, metres."""
+        canonical = (self.joints - self.translation[:, None]) @ self.rotation
+        return np.sqrt(canonical.var(axis=0).sum(axis=-1)).astype(np.float32)
+
 
 @dataclass
 class Recovery:
@@ -109,6 +115,10 @@ class Recovery:
             **stacked,
             "focal_length": np.float64(self.focal_length),
             "picture_size": np.array(self.picture_size, np.int32),
+            # Derived, for whoever reads the file: not read again.
+            "joint_spread": np.stack([person.joint_spread for person in self.people])
+            if self.people
+            else np.zeros((0, len(self.meta.get("joint_names", []))), np.float32),
             "faces": np.asarray(self.faces, np.int32),
             "meta": np.array(json.dumps(self.meta)),
         }

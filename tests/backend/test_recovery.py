@@ -5,10 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from people_fixture import SIZE, detections
 
 import mega_backend
 from mega_backend import Cancelled, camera, people
+from mega_backend.plausibility import Verdict
 from mega_backend.recovery import COCO17_LANDMARKS
 
 BLANK = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
@@ -195,3 +197,29 @@ def test_senseless_resampling(tiny, crowd):
 def test_missing_devices_are_named(tiny_model):
     with pytest.raises(ValueError, match="no device 'nonsense'"):
         mega_backend.load(tiny_model, device="nonsense")
+
+
+def test_implausible_random_people_are_drawn_again(tiny, monkeypatch):
+    """Whoever the judge condemns is replaced, the others stay, and the answer depends on seed and number alone."""
+    first = [person.tokens for person in tiny.random(4, seed=3, refine=False).people]
+    bad = {tokens.tobytes() for tokens in (first[1], first[3])}
+    condemned = [tiny._decode(np.frombuffer(key, np.uint16).reshape(1, -1))[0] for key in bad]
+
+    def strict(vertices):
+        same = [any(np.allclose(mesh, other, atol=1e-5) for other in condemned) for mesh in vertices.numpy()]
+        fine = torch.zeros(len(vertices))
+        return Verdict(fine, torch.where(torch.tensor(same), 100.0, 0.0), fine)
+
+    monkeypatch.setattr(tiny, "_judge", strict)
+    again = [person.tokens for person in tiny.random(4, seed=3, refine=False).people]
+    fewer = [person.tokens for person in tiny.random(2, seed=3, refine=False).people]
+    assert np.array_equal(again[0], fewer[0]) and np.array_equal(again[1], fewer[1])
+    assert not np.array_equal(again[1], first[1]) and not np.array_equal(again[3], first[3])
+
+
+def test_spread_of_joints_is_that_of_canonical_joints(tiny, crowd):
+    crowd(1)
+    person = tiny.recover(BLANK, 4, refine=False).people[0]
+    joints = tiny._joints(tiny._decode(person.tokens), tiny._joint_set)
+    assert np.allclose(person.joint_spread, np.sqrt(joints.var(0).sum(-1)), atol=1e-4)
+    assert (tiny.recover(BLANK, 1).people[0].joint_spread == 0).all()

@@ -51,7 +51,7 @@ def test_round_trip(tmp_path, people):
 def test_the_file_holds_what_is_promised(tmp_path, people):
     a_recovery(people).save(tmp_path / "a.npz")
     with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
-        assert set(file.files) == ARRAYS | {"landmarks_3d"}
+        assert set(file.files) == ARRAYS | {"landmarks_3d", "joint_spread"}
         shapes = {name: file[name].shape for name in file.files}
         assert json.loads(str(file["meta"]))["model"] == "x"
     p, n, v = people, 3, 8

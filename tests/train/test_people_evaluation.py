@@ -5,6 +5,7 @@ import torch
 
 from mega_backend import rotations as R
 from mega_backend.body import Body
+from mega_backend.plausibility import Judge
 from train.data import mocap
 from train.data.retarget import Retargeter
 from train.evaluation import people
@@ -22,10 +23,11 @@ def test_broken_poses_are_not_plausible(body):
     local[1, mocap.JOINTS.index("left_knee")] = R.quaternion_from_axis_angle(torch.tensor([-1.2, 0.0, 0.0]))
     local[2, mocap.JOINTS.index("left_shoulder")] = R.quaternion_from_axis_angle(torch.tensor([0.0, 3.0, 0.0]))
     vertices = body.skin(Retargeter(body)(local), torch.zeros(4, body.shape_count))
-    fine = people.plausible(body, vertices[[0, 3]])
+    judge = Judge(body)
+    fine = people.plausible(judge, vertices[[0, 3]])
     assert fine["both"] == 1 and fine["rig_error_mm"] < 5
-    assert people.plausible(body, vertices[1:2])["inside_limits"] == 0
-    assert people.plausible(body, vertices[2:3])["free_of_intersection"] == 0
+    assert people.plausible(judge, vertices[1:2])["inside_limits"] == 0
+    assert people.plausible(judge, vertices[2:3])["free_of_intersection"] == 0
 
 
 def test_nearest_ignores_size_place_and_heading():

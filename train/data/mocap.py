@@ -16,13 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-JOINTS = (
-    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
-    "spine3",
-    "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder", "right_shoulder",
-    "left_elbow", "right_elbow", "left_wrist", "right_wrist",
-)  # fmt: skip
-PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)
+from mega_backend.plausibility import JOINTS, PARENTS
+
 _OTHER_SIDE = {"left": "right", "right": "left"}
 MIRROR = tuple(JOINTS.index("_".join(_OTHER_SIDE.get(word, word) for word in name.split("_"))) for name in JOINTS)
 SPLITS = ("train", "val", "test")

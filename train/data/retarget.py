@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from mega_backend.body import Body
+from mega_backend.plausibility import usual_joints, world_quaternions
 from mega_backend.rotations import (
     conjugate,
     half,
-    local_from_world,
     matrix_from_quaternion,
     multiply,
     quaternion_from_axis_angle,
-    quaternion_from_matrix,
     twist,
 )
 from train.data.mocap import JOINTS, PARENTS
@@ -26,14 +25,6 @@ _AXIS = {"arm": 0, "leg": 1}
 FINGERS = tuple(f"finger{finger}-{segment}" for finger in range(1, 6) for segment in (1, 2))
 # A hand at rest: how far thumb to little finger are bent beyond Anny's rest hand, radians, two joints each.
 RELAXED = (0.1, 0.1, 0.15, 0.25, 0.2, 0.3, 0.25, 0.35, 0.3, 0.4)
-
-
-def world_quaternions(local: Tensor) -> Tensor:
-    """World quaternions (N, 22, 4) of local ones."""
-    world: list[Tensor] = []
-    for joint, parent in enumerate(PARENTS):
-        world.append(local[:, joint] if parent < 0 else multiply(world[parent], local[:, joint]))
-    return torch.stack(world, dim=1)
 
 
 def _source(bone: str) -> tuple[str, str]:
@@ -118,17 +109,7 @@ class Retargeter:
 
         Inverse of a call, but for what this leaves out: fingers, and how turns spread over a limb's two bones.
         """
-        world = []
-        for joint, name in enumerate(JOINTS):
-            if ("of", name) in self.sources:
-                bone = (self.index == self.sources.index(("of", name))).nonzero()[0, 0]
-                world.append(rotations[:, bone])
-            else:
-                # Toes turn half as far from the foot as the joint does.
-                ankle = world[PARENTS[joint]]
-                toes = rotations[:, (self.index == self.sources.index(("before", name))).nonzero()[0, 0]]
-                world.append(toes @ ankle.mT @ toes)
-        return quaternion_from_matrix(local_from_world(torch.stack(world, dim=1), PARENTS))
+        return usual_joints(self.body, rotations)
 
     def __call__(self, local: Tensor, fingers: Tensor | None = None) -> Tensor:
         """World rotations (N, J, 3, 3) of local quaternions (N, 22, 4).

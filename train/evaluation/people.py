@@ -1,7 +1,8 @@
 """`python -m train.evaluate people`: random people out of nothing, how plausible and how varied they are.
 
-Every mesh gets a rig; its joints are held against anatomical ranges and its limbs against running into each other,
-beside the same measures of real poses that went through the tokenizer. Distances are between body joints after the best
+People as `Recoverer.random` gives them, which draws implausible ones again, and as they are drawn first. Every mesh
+gets a rig; its joints are held against anatomical ranges and its limbs against running into each other, beside the
+same measures of real poses that went through the tokenizer. Distances are between body joints after the best
 similarity transform: from each random person to the nearest real pose, and from held-out poses to the nearest random
 person.
 """
@@ -13,21 +14,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mega_backend import checkpoint
+import mega_backend
 from mega_backend.body import Body
-from mega_backend.rig import Rig
+from mega_backend.plausibility import BEYOND_DEGREES, INTO_MILLIMETRES, Judge
 from train.data.bodies import BodySampler, held_out
-from train.data.plausible import Plausibility
-from train.data.retarget import Retargeter
 
 HELP = "random people: joint limits, self-intersection, distance to real poses, coverage"
-BEYOND_DEGREES = 10.0
-"""How far a joint may pass its range and still count as inside: the ranges and the rig are no better than that."""
-INTO_MILLIMETRES = 30.0
-"""How far the worst pair of spheres may run into each other: flesh gives way, and spheres are no limbs."""
 
 
 def configure(cli: argparse.ArgumentParser) -> None:
@@ -42,22 +38,15 @@ def configure(cli: argparse.ArgumentParser) -> None:
     cli.add_argument("-o", "--output", type=Path, help="write the numbers to this JSON file")
 
 
-def plausible(body: Body, vertices: Tensor) -> dict[str, float]:
+def plausible(judge: Judge, vertices: Tensor) -> dict[str, float]:
     """Shares of meshes (N, V, 3) whose rigs are inside joint limits, free of self-intersection, and both."""
-    rig, retarget, measure = Rig(body), Retargeter(body), Plausibility(body)
-    local, fit = [], []
-    for part in vertices.split(25):
-        pose = rig.fit(part)
-        fit.append((pose.vertices(body) - part).norm(dim=-1).mean(1))
-        local.append(retarget.joints(pose.rotations))
-    joints = torch.cat(local)
-    inside = torch.rad2deg(measure.excess(joints)).amax(1) < BEYOND_DEGREES
-    free = 1000 * measure.deepest(joints) < INTO_MILLIMETRES
+    verdict = judge(vertices)
+    inside, free = verdict.beyond < BEYOND_DEGREES, verdict.into < INTO_MILLIMETRES
     return {
         "inside_limits": float(inside.float().mean()),
         "free_of_intersection": float(free.float().mean()),
         "both": float((inside & free).float().mean()),
-        "rig_error_mm": 1000 * float(torch.cat(fit).mean()),
+        "rig_error_mm": float(verdict.fit.mean()),
     }
 
 
@@ -79,30 +68,37 @@ def nearest(points: Tensor, others: Tensor) -> Tensor:
 @torch.no_grad()
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate and print; returns the numbers."""
-    loaded = checkpoint.load(args.model, "cpu")
-    if loaded.tokenizer is None or loaded.model is None:
-        raise SystemExit(f"{args.model} cannot make people out of nothing: give a folder with tokenizer and model.")
-    body = Body.bundled()
-    drawn = loaded.model.draw(
-        None, count=args.people, steps=args.steps, temperature=args.temperature, generator=args.seed
-    )
-    made = torch.cat([loaded.tokenizer.decode(part) for part in drawn.tokens[0].split(25)])
+    recoverer = mega_backend.load(args.model, device="cpu")
+    body, tokenizer = recoverer.body, recoverer.tokenizer
+    if not isinstance(body, Body):
+        raise SystemExit(f"{args.model} is not of the bundled body, whose real poses are known: give one that is.")
+    options = {"steps": args.steps, "temperature": args.temperature}
+    drawn = recoverer.model.draw(None, count=args.people, generator=args.seed, **options).tokens[0]
+    first = torch.cat([tokenizer.decode(part) for part in drawn.split(25)])
+    given = recoverer.random(args.people, args.seed, **options)
+    made = torch.from_numpy(np.concatenate([person.vertices for person in given.people]))
     people = held_out(body, args.mocap, "test", args.people)
     canonical = body.canonical_skin(people["rotations"], people["shape"])
-    real = torch.cat([loaded.tokenizer.decode(loaded.tokenizer.encode(part)) for part in canonical.split(25)])
+    real = torch.cat([tokenizer.decode(tokenizer.encode(part)) for part in canonical.split(25)])
     joints = body.subset([0])
     sampler = BodySampler(joints, "train", args.mocap)
     known = sampler.sample(args.real, torch.Generator().manual_seed(args.seed))
     known_joints = joints.skin_joints(known["rotations"], known["shape"], "body22")
     made_joints, test_joints = body.joints(made, "body22"), joints.skin_joints(**people, name="body22")
+    judge = Judge(body)
     results: dict[str, Any] = {
-        "random": plausible(body, made),
-        "held_out": plausible(body, real),
+        "random": plausible(judge, made),
+        "first_draw": plausible(judge, first),
+        "held_out": plausible(judge, real),
         "to_nearest_real_mm": float(nearest(made_joints, known_joints).median()),
         "held_out_to_nearest_real_mm": float(nearest(test_joints, known_joints).median()),
         "held_out_to_nearest_random_mm": float(nearest(test_joints, made_joints).median()),
     }
-    for name, title in (("random", "random people"), ("held_out", "held-out poses, tokenized")):
+    for name, title in (
+        ("random", "random people"),
+        ("first_draw", "the same, first draws"),
+        ("held_out", "held-out poses, tokenized"),
+    ):
         numbers = results[name]
         print(
             f"{title}: {numbers['both']:.1%} plausible ({numbers['inside_limits']:.1%} inside joint limits, "
@@ -115,5 +111,5 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         f"{results['held_out_to_nearest_random_mm']:.0f} mm"
     )
     if args.output:
-        args.output.write_text(json.dumps({"model": loaded.config["name"], **results}, indent=2) + "\n")
+        args.output.write_text(json.dumps({"model": recoverer.card["name"], **results}, indent=2) + "\n")
     return results
