@@ -226,7 +226,9 @@ class Batcher:
             if requester.cancelled or self._stopping:
                 raise Cancelled
             if requester is not self._latest:
-                self._latest, self._crowded = requester, time.monotonic() + CROWD_SECONDS
+                if self._latest is not None and not self._latest.over:
+                    self._crowded = time.monotonic() + CROWD_SECONDS
+                self._latest = requester
             self._scheduler.add(Call(requester, (function, kind), count, waiting))
             self._ready.notify_all()
         waiting.done.wait()

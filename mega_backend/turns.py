@@ -34,10 +34,12 @@ class Requester:
     Attributes:
         used: seconds of what is scarce that were spent on them.
         cancelled: nothing more is done for them: who waits for a turn gets `Cancelled`.
+        over: nothing more is asked for.
     """
 
     used: float = 0.0
     cancelled: bool = False
+    over: bool = False
 
 
 _current: contextvars.ContextVar[Requester | None] = contextvars.ContextVar("mega_requester", default=None)
@@ -55,6 +57,7 @@ def request(requester: Requester) -> Iterator[None]:
     try:
         yield
     finally:
+        requester.over = True
         _current.reset(token)
 
 

@@ -262,14 +262,26 @@ def test_what_is_cancelled_gets_no_turn():
         assert lane == "lane"
 
 
+class Slow(Device):
+    """A row takes 10 ms."""
+
+    def double(self, pair: Pair, offset: torch.Tensor, extra: int = 0) -> Pair:
+        time.sleep(0.01 * len(offset))
+        return super().double(pair, offset, extra)
+
+
+def test_requests_one_after_another_have_the_device_for_themselves():
+    batcher, device = Batcher(rows=40), Slow()
+    batcher.start()
+    for _ in range(2):
+        with request(Requester()):
+            batcher.rows_of(device.double)(Pair(torch.zeros(40, 3), None), torch.zeros(40))
+    batcher.stop()
+    assert device.sizes[1] > 2 * batching.SHARED_SECONDS / 0.01, "there is nobody to leave room for"
+
+
 def test_a_short_request_does_not_wait_for_full_batches_of_a_long_one():
     """Step after step, each of its calls waits for at most a short batch."""
-
-    class Slow(Device):
-        def double(self, pair: Pair, offset: torch.Tensor, extra: int = 0) -> Pair:
-            time.sleep(0.01 * len(offset))
-            return super().double(pair, offset, extra)
-
     batcher, device = Batcher(rows=64), Slow()
     batcher.start()
     long = Requester(used=30.0)
@@ -292,5 +304,5 @@ def test_a_short_request_does_not_wait_for_full_batches_of_a_long_one():
         batcher.cancel(long)
         running.result(timeout=5)
     batcher.stop()
-    # A row takes 10 ms here: those of a full batch of the video would take 0.4 s, step after step.
+    # A full batch of the video would take 0.4 s, step after step.
     assert max(ran[1:]) <= 3 * batching.SHARED_SECONDS / 0.01, ran
