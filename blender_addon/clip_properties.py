@@ -40,17 +40,17 @@ class MegaClip(bpy.types.PropertyGroup):
         name="Alternatives", description="Meshes to choose from in each frame: the motion is a path through them",
         default=5, min=1, soft_max=25, max=100,
     )  # fmt: skip
-    smoothing: EnumProperty(name="Smoothing", items=SMOOTHINGS, default="light")
-    output: EnumProperty(name="Output", items=OUTPUTS)
-    storage: EnumProperty(name="Storage", items=STORAGES)
-    match: EnumProperty(name="Frame Rate", items=RATES)
+    smoothing: EnumProperty(name="Smoothing", description="Of the motion", items=SMOOTHINGS, default="light")
+    output: EnumProperty(name="Output", description="What is made of each person", items=OUTPUTS)
+    storage: EnumProperty(name="Storage", description="How meshes move", items=STORAGES)
+    match: EnumProperty(name="Frame Rate", description="What follows where clip and scene differ", items=RATES)
     set_range: BoolProperty(name="Set Scene Range", description="Let the scene play just the clip", default=True)
 
 
 class MegaMotion(bpy.types.PropertyGroup):
     """What is known of an object that was made of a clip."""
 
-    is_tracked: BoolProperty(name="Tracked Person", default=False)
+    is_tracked: BoolProperty(name="Tracked Person", description="Whether it came of a clip", default=False)
     clip: StringProperty(name="Clip", description="The clip this person was recovered from", default="")
 
 

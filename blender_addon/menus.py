@@ -18,6 +18,7 @@ class MEGA_MT_person(bpy.types.Menu):
         layout.operator("mega.keep", icon="CHECKMARK")
         layout.operator("mega.keyframe", icon="KEY_HLT")
         layout.operator("mega.resample", icon="FILE_REFRESH")
+        layout.operator("mega.add_armature", icon="ARMATURE_DATA")
         layout.separator()
         showing = context.scene.mega.show_uncertainty
         text = "Hide Uncertainty" if showing else "Show Uncertainty"
@@ -26,11 +27,13 @@ class MEGA_MT_person(bpy.types.Menu):
 
 def _import(self: bpy.types.Menu, _context: bpy.types.Context) -> None:
     self.layout.operator("mega.choose_picture", text="People in Pictures (MEGA)").then = "RECOVER"
+    self.layout.operator("mega.choose_clip", text="People in a Clip (MEGA)").recover = True
 
 
 def _add(self: bpy.types.Menu, _context: bpy.types.Context) -> None:
     self.layout.separator()
     self.layout.operator("mega.recover", text="People of a Picture", icon="OUTLINER_OB_ARMATURE")
+    self.layout.operator("mega.recover_clip", text="People of a Clip", icon="TRACKER")
     self.layout.operator("mega.find_people", icon="VIEWZOOM")
     self.layout.operator("mega.random", icon="COMMUNITY")
 

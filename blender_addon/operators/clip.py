@@ -35,21 +35,32 @@ class MEGA_OT_recover_clip(JobOperator, bpy.types.Operator):
     files: CollectionProperty(type=bpy.types.OperatorFileListElement, options={"SKIP_SAVE", "HIDDEN"})
     start: IntProperty(name="First Frame", description="Of the clip, which counts from 1", default=1, min=1)
     end: IntProperty(name="Last Frame", description="Of the clip; 0 for its end", default=0, min=0)
-    step: IntProperty(name="Step", default=1, min=1)
-    hypotheses: IntProperty(name="Alternatives", default=5, min=1, max=100)
-    smoothing: EnumProperty(name="Smoothing", items=clip_properties.SMOOTHINGS, default="light")
-    output: EnumProperty(name="Output", items=clip_properties.OUTPUTS)
-    storage: EnumProperty(name="Storage", items=clip_properties.STORAGES)
-    match: EnumProperty(name="Frame Rate", items=clip_properties.RATES)
-    set_range: BoolProperty(name="Set Scene Range", default=True)
-    seed: IntProperty(name="Seed", default=0, min=0, max=2**31 - 1)
+    step: IntProperty(name="Step", description="Take every so many frames", default=1, min=1)
+    hypotheses: IntProperty(
+        name="Alternatives", description="Meshes to choose from in each frame", default=5, min=1, max=100
+    )
+    smoothing: EnumProperty(
+        name="Smoothing", description="Of the motion", items=clip_properties.SMOOTHINGS, default="light"
+    )
+    output: EnumProperty(name="Output", description="What is made of each person", items=clip_properties.OUTPUTS)
+    storage: EnumProperty(name="Storage", description="How meshes move", items=clip_properties.STORAGES)
+    match: EnumProperty(
+        name="Frame Rate", description="What follows where clip and scene differ", items=clip_properties.RATES
+    )
+    set_range: BoolProperty(name="Set Scene Range", description="Let the scene play just the clip", default=True)
+    seed: IntProperty(
+        name="Seed", description="The same seed gives the same motion again", default=0, min=0, max=2**31 - 1
+    )
     rate: FloatProperty(
         name="Frames a Second", description="Of a picture sequence; 0 for the scene's", default=0.0, min=0.0, max=1000.0
     )
     cache: StringProperty(
         name="Cache", description="Folder for point caches; empty for that of the .blend", subtype="DIR_PATH"
     )
-    look_through: BoolProperty(name="Look Through the Camera", default=True, options={"SKIP_SAVE"})
+    look_through: BoolProperty(
+        name="Look Through the Camera", description="Turn the 3D view to the clip's camera", default=True,
+        options={"SKIP_SAVE"},
+    )  # fmt: skip
 
     latest_problems = ()
     """Of the clip that was done last: an operator's result cannot carry them."""
@@ -200,7 +211,7 @@ class MEGA_OT_choose_clip(bpy.types.Operator):
     bl_idname = "mega.choose_clip"
     bl_label = "Choose Clip"
 
-    filepath: StringProperty(subtype="FILE_PATH")
+    filepath: StringProperty(name="Clip", description="A movie, or one of a sequence's pictures", subtype="FILE_PATH")
     filter_movie: BoolProperty(default=True, options={"HIDDEN"})
     filter_image: BoolProperty(default=True, options={"HIDDEN"})
     filter_folder: BoolProperty(default=True, options={"HIDDEN"})
