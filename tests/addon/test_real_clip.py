@@ -16,48 +16,14 @@ import pytest
 import uvicorn
 from fake_motion import FakeMotion
 from movies import movie
-from real_blender import ROOT, run
+from real_blender import ROOT, install, run
+from test_every_blender import BLENDERS
 from window import Window
 
 from mega_backend import server
 
+INSIDE = Path(__file__).with_name("clip_inside.py")
 pytestmark = pytest.mark.blender
-LOOK = """
-import json, sys
-import bpy, numpy as np
-scene = bpy.context.scene
-
-def points(made, frame):
-    scene.frame_set(frame)
-    evaluated = made.evaluated_get(bpy.context.evaluated_depsgraph_get())
-    values = np.empty(len(evaluated.data.vertices) * 3, np.float32)
-    evaluated.data.vertices.foreach_get("co", values)
-    matrix = np.array(made.matrix_world)
-    return values.reshape(-1, 3) @ matrix[:3, :3].T + matrix[:3, 3]
-
-facts = {"range": [scene.frame_start, scene.frame_end], "fps": scene.render.fps / scene.render.fps_base, "people": []}
-for mesh in sorted((o for o in scene.objects if o.type == "MESH" and o.mega_motion.is_tracked), key=lambda o: o.name):
-    keys = mesh.data.shape_keys
-    person = {"name": mesh.name, "cache": [m.filepath for m in mesh.modifiers if m.type == "MESH_CACHE"]}
-    if keys:
-        bag = action = keys.animation_data.action
-        if hasattr(action, "slots"):
-            bag = action.layers[0].strips[0].channelbag(keys.animation_data.action_slot)
-        person |= {"relative": keys.use_relative, "frames": [key.frame for key in keys.key_blocks]}
-        person["curves"] = [[c.data_path, len(c.keyframe_points)] for c in bag.fcurves]
-        first = round(mesh.animation_data.action.frame_range[0]) + 1
-    skinned = bpy.data.objects.get(mesh.name + " Skinned")
-    if keys and skinned:
-        skinned.hide_viewport = False
-        away = [np.linalg.norm(points(mesh, f) - points(skinned, f), axis=1) for f in
-                (first, first + len(keys.key_blocks) // 2, first + len(keys.key_blocks) - 1)]
-        person["away"] = [[float(a.mean()), float(a.max())] for a in away]
-    facts["people"].append(person)
-facts["armatures"] = sorted(o.name for o in scene.objects if o.type == "ARMATURE")
-background = scene.camera.data.background_images[0]
-facts["behind"] = background.image.source
-print("FACTS", json.dumps(facts))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +43,11 @@ def film(tmp_path_factory):
     return movie(tmp_path_factory.mktemp("film") / "walk.mp4")
 
 
-def look(environment, blend, tmp_path):
-    script = tmp_path / "look.py"
-    script.write_text(LOOK)
-    output = run(environment, "-b", str(blend), "-P", str(script)).stdout
+def look(environment, blend):
+    return facts_in(run(environment, "-b", str(blend), "-P", str(INSIDE)).stdout)
+
+
+def facts_in(output):
     return json.loads(next(line for line in output.splitlines() if line.startswith("FACTS"))[6:])
 
 
@@ -89,7 +56,7 @@ def test_the_command_line_makes_keys_and_armatures(installed, motion_url, film, 
     done = run(installed, "-b", "--command", "mega", "--url", motion_url, "video", str(film), "--as", "both",
                "-o", str(blend))  # fmt: skip
     assert re.search(r"mega: +\d+% \d+ frames, 9.0 a second, \d s left", done.stdout)
-    facts = look(installed, blend, tmp_path)
+    facts = look(installed, blend)
     assert facts["range"] == [1, 12] and facts["fps"] == pytest.approx(12.5) and facts["behind"] == "MOVIE"
     assert facts["armatures"] == ["walk Person 1 Rig", "walk Person 2 Rig"]
     first, second = facts["people"]
@@ -98,11 +65,29 @@ def test_the_command_line_makes_keys_and_armatures(installed, motion_url, film, 
     assert max(furthest for person in facts["people"] for _, furthest in person["away"]) < 0.002
 
 
+@pytest.mark.skipif(not BLENDERS, reason="set MEGA_BLENDERS to Blender executables and Pythons with bpy, with colons")
+@pytest.mark.parametrize("blender", BLENDERS or ["none"])
+def test_keys_and_armatures_in_every_blender(blender, motion_url, film, tmp_path):
+    """Actions have layers since 4.4, and lost their curves in 5.0."""
+    environment = {**os.environ, "BLENDER_USER_RESOURCES": str(tmp_path / "user")}
+    command = [blender, str(INSIDE), "--", motion_url, str(film)]
+    if not Path(blender).name.startswith("python"):
+        environment = install(tmp_path, blender)
+        command[1:2] = ["-b", "-P", str(INSIDE), "--python-exit-code", "3"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert "FACTS" in done.stdout and "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
+    facts = facts_in(done.stdout)
+    assert facts["range"] == [1, 12] and len(facts["armatures"]) == len(facts["people"]) == 2
+    for person in facts["people"]:
+        assert not person["relative"] and person["curves"] == [["eval_time", 2]]
+        assert max(furthest for _, furthest in person["away"]) < 0.002
+
+
 def test_the_command_line_keeps_point_caches_beside_the_file(installed, motion_url, film, tmp_path):
     blend = tmp_path / "walk.blend"
     run(installed, "-b", "--command", "mega", "--url", motion_url, "video", str(film), "--storage", "cache",
         "--start", "3", "--end", "9", "--step", "2", "-o", str(blend))  # fmt: skip
-    facts = look(installed, blend, tmp_path)
+    facts = look(installed, blend)
     assert facts["people"][0]["cache"] == ["//walk_Person_1.pc2"] and (tmp_path / "walk_Person_1.pc2").is_file()
     assert facts["range"] == [1, 7]
     broken = tmp_path / "broken.mp4"
@@ -118,7 +103,7 @@ def test_a_script_makes_an_armature(installed, motion_url, film, tmp_path):
     done = run(installed, "-b", "-P", str(ROOT / "examples" / "clip_to_armature.py"), "--python-exit-code", "3", "--",
                "--url", motion_url, str(film), str(blend))  # fmt: skip
     assert "walk Person 1 Rig: frames 1 to 12" in done.stdout
-    assert look(installed, blend, tmp_path)["armatures"] == ["walk Person 1 Rig", "walk Person 2 Rig"]
+    assert look(installed, blend)["armatures"] == ["walk Person 1 Rig", "walk Person 2 Rig"]
 
 
 @pytest.mark.slow
@@ -143,7 +128,7 @@ def test_real_people_of_a_real_clip(installed, shared, tmp_path):
         if backend is not None:
             backend.stdin.close()
             backend.wait(30)
-    facts = look(installed, blend, tmp_path)
+    facts = look(installed, blend)
     print(json.dumps(facts, indent=1))
     assert facts["range"] == [1, 12] and len(facts["people"]) >= 1
     for person in facts["people"]:
