@@ -104,8 +104,11 @@ class Ours:
                 cls.longest[label] = max(cls.longest.get(label, 0.0), spent[0])
                 cls.clock[label] = max(cls.clock.get(label, 0.0), spent[1])
 
-        setattr(owner, name, timed)
-        return timed
+        # Blender passes as many arguments as a function's code names.
+        count = function.__code__.co_argcount
+        exact = (lambda: timed(), lambda a: timed(a), lambda a, b: timed(a, b), lambda a, b, c: timed(a, b, c))[count]
+        setattr(owner, name, exact)
+        return exact
 
 
 def watch_ours():
@@ -115,6 +118,7 @@ def watch_ours():
     for name in dir(module("panels")):
         if name.startswith("MEGA_PT_"):
             Ours.watch(getattr(module("panels"), name), "draw", "panels")
+    Ours.watch(module("scene.clip").ClipImporter, "add", "import")
     session = module("session")
     bpy.app.timers.unregister(session._tick)
     bpy.app.timers.register(Ours.watch(session, "_tick", "status"), persistent=True)

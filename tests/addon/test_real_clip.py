@@ -178,7 +178,7 @@ def test_in_the_window_nothing_blocks_escape_keeps_frames_and_undo_is_one_step(w
         window.wait_until(f"len({tracked}) > 0")
         window.screenshot("clip_working")
         window.wait_until("not jobs()", 200)
-        print("longest calls of ours:", window.ask("longest_calls()"), "gap", window.ask("longest_gap()"))
+        print("longest calls of ours:", window.ask("[longest_calls(), Ours.clock]"), "gap", window.ask("longest_gap()"))
         assert len(window.ask(tracked)) == 4 and window.ask(keys) == 30
         assert window.ask("view().spaces.active.region_3d.view_perspective") == "CAMERA"
         window.key("ctrl+z")
