@@ -18,7 +18,7 @@ from ..jobs import Failed, Job, Progress, board
 INTERVAL = 0.05
 """Seconds between two looks at what has arrived, so that drawing goes on in between."""
 SLICE = 0.02
-"""Seconds that one look may take, beyond what the event that it began with needs."""
+"""Seconds of the processor that one look may take, beyond what its last event or step needs."""
 
 
 def call(operator: bpy.types.Operator, other: Any, *how: str, **values: Any) -> set[str]:
@@ -88,10 +88,10 @@ class JobOperator:
             return {"PASS_THROUGH"}
         busy = not self._job.done
         try:
-            deadline = time.perf_counter() + SLICE
-            while time.perf_counter() < deadline and (arrived := self._job.take(1)):
+            deadline = time.thread_time() + SLICE
+            while time.thread_time() < deadline and (arrived := self._job.take(1)):
                 self._take(context, *arrived)
-            while not busy and time.perf_counter() < deadline:
+            while not busy and time.thread_time() < deadline:
                 if not self.go_on(context):
                     break
             else:

@@ -177,7 +177,7 @@ def test_in_the_window_nothing_blocks_escape_keeps_frames_and_undo_is_one_step(w
         window.ask(f"invoke(bpy.ops.mega.recover_clip, {dropped}, output='BOTH')")
         window.wait_until(f"len({tracked}) > 0")
         window.screenshot("clip_working")
-        window.wait_until("not jobs()", 200)
+        window.wait_until("not jobs()", 400)
         print("longest calls of ours:", window.ask("[longest_calls(), Ours.clock]"), "gap", window.ask("longest_gap()"))
         assert len(window.ask(tracked)) == 4 and window.ask(keys) == 30
         assert window.ask("view().spaces.active.region_3d.view_perspective") == "CAMERA"
@@ -192,7 +192,7 @@ def test_in_the_window_nothing_blocks_escape_keeps_frames_and_undo_is_one_step(w
         window.ask(f"invoke(bpy.ops.mega.recover_clip, {dropped}, output='MESH')")
         window.wait_until(f"len({tracked}) > 0")
         window.key("Escape")
-        window.wait_until("not jobs()")
+        window.wait_until("not jobs()", 200)
         assert 0 < window.ask(keys) < 30 and slow.motion.frames < 30
         assert window.ask("[bpy.context.scene.frame_start, bpy.context.scene.frame_end]") == [1, window.ask(keys)]
         assert "Traceback" not in window.log
