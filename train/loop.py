@@ -293,6 +293,11 @@ class _Buffers:
         self._before = {name: value.clone() for name, value in self._live.items()}
         self._sums: dict[str, Tensor] = {}
         self._changed: set[str] = set()
+        # Batch normalisation writes its statistics without counting that as a change.
+        norms = [
+            (name, part) for name, part in task.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)
+        ]
+        self._silent = {f"{name}.{kind}" for name, part in norms if part.training for kind, _ in part.named_buffers()}
 
     @contextlib.contextmanager
     def one_shard(self) -> Iterator[None]:
@@ -302,7 +307,7 @@ class _Buffers:
         yield
         for name, version in versions.items():
             value = self._live[name]
-            if value._version != version:
+            if value._version != version or name in self._silent:
                 self._changed.add(name)
                 if value.is_floating_point():
                     self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()

@@ -141,7 +141,7 @@ _STAGES = {
     "image_vqhps": _image("vqhps"),
     "image_reader": _image_reader,
     "image_regressor": _behind_reader("image_regressor", ["encoder", "decoder"]),
-    "image_masked": _behind_reader("image", ["backbone", "prior"]),
+    "image_masked": _behind_reader("image", ["backbone"]),
 }
 
 
