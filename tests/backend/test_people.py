@@ -173,3 +173,17 @@ def test_quiet_but_not_deaf():
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr == "E0000 00:00:1 something broke\n"
+
+
+def test_looks_that_differ_make_a_landmark_doubtful_and_one_astray_moves_nothing():
+    from mega_backend.people.find import _Circle, _combined, _Pose
+
+    circle = _Circle(np.zeros(2), np.array([0.0, -100.0]), 0.9)
+    points = np.column_stack([np.linspace(0, 80, 33), np.linspace(0, 200, 33)])
+    looks = [_Pose(points, np.full(33, 0.9), np.zeros((33, 3)), circle) for _ in range(6)]
+    astray = points.copy()
+    astray[15] += [120, 0]
+    looks[3] = _Pose(astray, np.full(33, 0.9), np.zeros((33, 3)), circle)
+    together = _combined(looks, 0.01)
+    assert np.allclose(together.points, points)
+    assert together.visibility[15] < 0.2 and np.allclose(np.delete(together.visibility, 15), 0.9)
