@@ -1,5 +1,6 @@
 """What a recovery gives back, and the `.npz` file that keeps it. NumPy only."""
 
+import io
 import json
 import os
 import zipfile
@@ -142,8 +143,10 @@ class Recovery:
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write everything to a compressed `.npz` file."""
-        arrays = self.arrays()
-        return atomic_write(path, lambda stream: np.savez_compressed(stream, **arrays))
+        # In memory first: NumPy's writer complains for a second time where the file goes away under it on a full disk.
+        made = io.BytesIO()
+        np.savez_compressed(made, **self.arrays())
+        return atomic_write(path, lambda stream: stream.write(made.getbuffer()))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Recovery":

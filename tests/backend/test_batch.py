@@ -168,3 +168,21 @@ def test_every_format_resumes(folder, tmp_path, kind):
 def test_an_item_outside_is_a_sentence(tmp_path):
     outcome = batch.FileRecovery(Settings(), Reading)(Item(str(tmp_path / "gone.png"), str(tmp_path / "x.npz")))
     assert "no file" in outcome.error
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits on the size of files")
+def test_a_disk_that_gets_full_in_the_middle_is_one_sentence(tmp_path):
+    script = (
+        "import sys, resource, signal; sys.path.insert(0, 'tests')\n"
+        "from fake_recoverer import FakeRecoverer\n"
+        "made = FakeRecoverer().random(4)\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try: made.save(sys.argv[1])\n"
+        "except OSError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "one.npz")], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert "one.npz' cannot be written" in done.stdout
+    assert done.stderr == "" and list(tmp_path.iterdir()) == []
