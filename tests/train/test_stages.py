@@ -1,10 +1,28 @@
-"""What must hold of every stage: killed and resumed it is the same run, a handful is learnt."""
+"""What must hold of every stage: killed and resumed it is the same run, two processes are one, a handful is learnt."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import stages
 import torch
 
 from train import loop
+
+TWO = """
+import os, sys, torch
+from pathlib import Path
+import stages
+from train import loop
+data, out, shards = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+for name in stages.NAMES:
+    task, settings = stages.make(name, data, {"shards": shards, "devices": 2}, batch=2)
+    loop.train(task, settings, out / name)
+    if os.environ["RANK"] == "1":
+        torch.save(stages.state(task), out / f"{name}.pt")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +64,33 @@ def _equal(first, second, where):
             _equal(first[key], second[key], f"{where}.{key}")
     else:
         assert first == second, where
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_the_same_batch(data, tmp_path):
+    """Every stage, under torchrun with gloo. (Adam makes steps of rounding errors: of two shards there are none.)"""
+    shards = 2
+    here = Path(__file__).parent
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    path = os.pathsep.join([str(here.parent.parent), str(here)])
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(
+        [sys.executable, *command, str(data), str(tmp_path), str(shards)],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    different = []
+    for name in stages.NAMES:
+        one = stages.state(run(name, data, tmp_path / "one" / name, shards=shards))
+        two = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        for key, value in one.items():
+            if not torch.allclose(value.double(), two[key].double(), atol=1e-5, rtol=1e-5):
+                different.append(f"{name}: {key}")
+    assert not different
 
 
 # Steps and learning rate, the loss that must come near zero, and how near.
