@@ -34,10 +34,13 @@ class Window:
         with open(folder / "blender.log", "w") as log:
             self._process = subprocess.Popen([*screen, "bash", "-c", START], env=self.environment, stdout=log,
                                              stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
-        self.ask("True", patience=150)
-        display = (folder / "display").read_text().strip()
-        self.environment["DISPLAY"] = display
-        self._window = self._xdotool("search", "--onlyvisible", "--name", "Blender").split()[-1]
+        try:
+            self.ask("True", patience=150)
+            self.environment["DISPLAY"] = (folder / "display").read_text().strip()
+            self._window = self._xdotool("search", "--onlyvisible", "--name", "Blender").split()[-1]
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, expression: str, patience: float = 60):
         """The value of a Python expression inside."""
