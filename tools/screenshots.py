@@ -1,8 +1,8 @@
-"""The screenshots of the guide, taken in a real Blender by the test that works in its window.
+"""The screenshots of the guide, taken in a real Blender by the tests that work in its window.
 
     BLENDER=/path/to/blender python -m tools.screenshots [--picture examples/people.jpg --people 3]
 
-Needs what that test needs (tests/addon/test_real_blender.py): a display or $MEGA_SCREEN, xdotool and scrot.
+Needs what those tests need (tests/addon/test_real_blender.py): a display or $MEGA_SCREEN, xdotool and scrot.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "images"
-TEST = "tests/addon/test_real_blender.py::test_the_whole_way_with_the_mouse"
+TESTS = (
+    "tests/addon/test_real_blender.py::test_the_whole_way_with_the_mouse",
+    "tests/addon/test_real_blender.py::test_escape_stops_errors_have_a_button_and_nothing_holds_the_interface_up",
+)
 
 
 def main() -> int:
@@ -37,7 +40,7 @@ def main() -> int:
             "MEGA_BACKEND": url, "MEGA_PICTURE": str(arguments.picture.absolute()),
             "MEGA_PEOPLE": str(arguments.people), "MEGA_SCREENSHOTS": shots,
         }  # fmt: skip
-        test = [sys.executable, "-m", "pytest", TEST]
+        test = [sys.executable, "-m", "pytest", *TESTS]
         code = subprocess.run(test, cwd=ROOT, env={**os.environ, **settings}).returncode
         FOLDER.mkdir(parents=True, exist_ok=True)
         for shot in sorted(Path(shots).glob("*.png")):
