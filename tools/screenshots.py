@@ -1,4 +1,4 @@
-"""The screenshots of the guide, taken in a real Blender by the tests that work in its window.
+"""The screenshots that the guides show, taken in a real Blender by the tests that work in its window.
 
     BLENDER=/path/to/blender python -m tools.screenshots [--picture examples/people.jpg --people 3]
 
@@ -19,6 +19,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "images"
+CROPS = {"0_preferences": (270, 240, 980, 436)}
+"""What is kept of a screenshot, pixels."""
 TESTS = (
     "tests/addon/test_real_blender.py::test_the_whole_way_with_the_mouse",
     "tests/addon/test_real_blender.py::test_escape_stops_errors_have_a_button_and_nothing_holds_the_interface_up",
@@ -43,9 +45,14 @@ def main() -> int:
         test = [sys.executable, "-m", "pytest", *TESTS]
         code = subprocess.run(test, cwd=ROOT, env={**os.environ, **settings}).returncode
         FOLDER.mkdir(parents=True, exist_ok=True)
+        pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+        shown = {name for page in pages for name in re.findall(r"images/(\w+)\.jpg", page.read_text(encoding="utf-8"))}
         for shot in sorted(Path(shots).glob("*.png")):
+            if shot.stem not in shown:
+                continue
             target = FOLDER / f"{shot.stem}.jpg"
-            Image.open(shot).convert("RGB").save(target, quality=85, optimize=True)
+            picture = Image.open(shot).convert("RGB")
+            picture.crop(CROPS.get(shot.stem, (0, 0, *picture.size))).save(target, quality=85, optimize=True)
             print(target)
         backend.stdin.close()
     return code
