@@ -19,7 +19,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "images"
-CROPS = {"0_preferences": (270, 240, 980, 436)}
+SIDEBAR = (760, 100, 1050, 540)
+CROPS = {"0_preferences": (270, 240, 980, 436), "10_working": SIDEBAR, "11_error": SIDEBAR}
 """What is kept of a screenshot, pixels."""
 TESTS = (
     "tests/addon/test_real_blender.py::test_the_whole_way_with_the_mouse",
