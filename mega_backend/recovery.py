@@ -13,13 +13,13 @@ from . import __version__, camera, checkpoint, people, pictures
 from .body import Body
 from .explain import Iteration
 from .model.conditioning import landmark_features
-from .model.sampling import Samples
+from .model.sampling import Samples, row_generator
 from .people import Crop, Detection, square_crop
 from .plausibility import Judge
 from .refinement import Evidence, Held, Refiner
 from .result import LANDMARKS, Person, Recovery
 from .rig import Rig, nearest_rotation
-from .rotations import matrix_from_6d
+from .rotations import matrix_from_6d, matrix_from_axis_angle
 
 Progress = Callable[[float, str], None]
 
@@ -160,10 +160,11 @@ class Recoverer:
         crops = [square_crop(detection.landmarks, size) for detection in found]
         with torch.no_grad():
             features = self._features(image, crops, found)
-            rotation, weak = (part.double().cpu().numpy() for part in self._pose(features))
             tokens, log_probability = self._hypotheses(
                 features, len(found), hypotheses, seed, steps, temperature, progress
             )
+            seeds = [_person_seed(seed, number) for number in range(len(found))]
+            rotation, weak = self._poses(features, tokens, seeds)
         results = []
         for index, (detection, crop) in enumerate(zip(found, crops, strict=True)):
             progress(0.8 + 0.2 * index / len(found), f"building person {index + 1} of {len(found)}")
@@ -419,10 +420,27 @@ class Recoverer:
             features = self.model.features((tensor - mean) / std)
         return self.model.condition(features) if hasattr(self.model, "condition") else features
 
-    def _pose(self, features: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Root rotation (P, 3, 3) in the crop's view and weak-perspective camera (P, 3)."""
-        rotation_6d, weak = self.model.pose(features)
-        return matrix_from_6d(rotation_6d.float()), weak.float()
+    def _poses(self, features: Any, tokens: np.ndarray, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Root rotations (P, N, 3, 3) in the crop's view and weak-perspective cameras (P, N, 3) of tokens (P, N, T).
+
+        A model that knows how sure it is of the rotation draws one for every hypothesis but the first; seeds: of each
+        person.
+        """
+        persons, count = tokens.shape[:2]
+        if not self.reads_landmarks:
+            rotation_6d, weak = self.model.pose(features)
+            rotation = matrix_from_6d(rotation_6d.float())[:, None].expand(-1, count, -1, -1)
+            return rotation.double().cpu().numpy(), weak[:, None].expand(-1, count, -1).double().cpu().numpy()
+        given = torch.as_tensor(tokens.astype(np.int64), device=self.device)
+        rotation_6d, weak, spread = self.model.pose_under(features, given)
+        noise = torch.zeros(persons, count, 3)
+        for person in range(persons):
+            for number in range(1, count):
+                # Numbers below zero: samples of tokens own the others.
+                noise[person, number] = torch.randn(3, generator=row_generator(seeds[person], -number))
+        turned = matrix_from_axis_angle((noise * spread.float().cpu()).double())
+        rotation = turned @ matrix_from_6d(rotation_6d.double().cpu())
+        return rotation.numpy(), weak.double().cpu().numpy()
 
     def _hypotheses(
         self,
@@ -497,14 +515,14 @@ class Recoverer:
     def _place(
         self, rotation: np.ndarray, weak: np.ndarray, crop: Crop, focal_length: float, size: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Rotation (3, 3) and translation (3,) in the picture's camera of what the model said about the crop."""
+        """Rotations (…, 3, 3) and translations (…, 3) in the picture's camera of what the model said about the crop."""
         centre = np.array([crop.x, crop.y])
         if not self.reads_landmarks:
             # The published models were trained with rotations of the picture's own camera.
             return rotation, camera.weak_to_full(weak, centre, crop.side, focal_length, size)
         view = camera.view_rotation(centre, focal_length, size)
         ahead = camera.weak_to_full(weak, np.array(size) / 2, crop.side, focal_length, size)
-        return view @ rotation, view @ ahead
+        return view @ rotation, ahead @ view.T
 
     def _person(
         self,
@@ -521,14 +539,15 @@ class Recoverer:
     ) -> Person:
         """Decode the hypotheses and put them into the picture.
 
-        rotation (3, 3), translation (3,): of all hypotheses. fit: crop, focal length and picture size, to move each one
-        onto the landmarks. anchor: vertices (V, 3) and which of them (V,) bool must stay where they are; goes before.
-        refine: bring in the rig, where the body has one.
+        rotation (3, 3) or (N, 3, 3), translation (3,) or (N, 3): of all hypotheses or of each. fit: crop, focal length
+        and picture size, to move each one onto the landmarks. anchor: vertices (V, 3) and which of them (V,) bool must
+        stay where they are; goes before. refine: bring in the rig, where the body has one.
         """
         canonical = self._decode(tokens)
         count = len(tokens)
-        turned = canonical @ rotation.T.astype(np.float32)
-        translations = np.repeat(translation[None], count, axis=0)
+        rotations = np.broadcast_to(rotation, (count, 3, 3)).astype(np.float32)
+        turned = canonical @ rotations.transpose(0, 2, 1)
+        translations = np.broadcast_to(translation, (count, 3))
         if anchor is not None:
             vertices, kept = anchor
             translations = (vertices[kept].astype(np.float64) - turned[:, kept]).mean(axis=1)
@@ -541,7 +560,6 @@ class Recoverer:
             )
         translations = translations.astype(np.float32)
         vertices = turned + translations[:, None]
-        rotations = np.repeat(rotation[None].astype(np.float32), count, axis=0)
         if refine and self._refiner is not None:
             vertices = self._refined(vertices, landmarks, fit, anchor)
             translations = vertices.mean(axis=1)

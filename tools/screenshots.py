@@ -19,8 +19,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "images"
-SIDEBAR = (760, 100, 1050, 540)
-CROPS = {"0_preferences": (270, 240, 980, 436), "10_working": SIDEBAR, "11_error": SIDEBAR}
+CROPS = {"0_preferences": (270, 240, 980, 436)}
 """What is kept of a screenshot, pixels."""
 TESTS = (
     "tests/addon/test_real_blender.py::test_the_whole_way_with_the_mouse",

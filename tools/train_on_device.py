@@ -30,10 +30,11 @@ def stages(options: argparse.Namespace) -> list[list[str]]:
     common = [f"data.bank={options.bank}", f"data.validation={options.validation}", f"tokenizer={options.tokenizer}"]
     common += [f"loop.accelerator={options.device}", "loop.precision=bf16-mixed", "loop.threads=null"]
     regressor, masked, model = (options.work / name for name in ("regressor", "masked", "model"))
+    sources = ["--tokenizer", str(options.tokenizer), "--run", str(masked)]
     return [
         ["train.hmr", "regressor", *REGRESSOR, *common, *options.regressor, "--run", str(regressor)],
         ["train.hmr", "masked", *MASKED, *common, f"start={regressor}", *options.masked, "--run", str(masked)],
-        ["train.bundle", "--tokenizer", str(options.tokenizer), "--run", str(masked), "-o", str(model)],
+        ["train.bundle", *sources, "--bank", str(options.validation), "-o", str(model)],
     ]
 
 

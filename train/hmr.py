@@ -19,10 +19,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mega_backend import checkpoint
 from mega_backend.model.mega import Mega
-from mega_backend.model.prior import LandmarkRegressor, Regression
-from mega_backend.model.sampling import likeliest
-from mega_backend.rotations import matrix_from_6d
+from mega_backend.model.prior import LandmarkRegressor, LatentHead, Regression
+from mega_backend.model.sampling import code_moments, likeliest, lookup
+from mega_backend.rotations import axis_angle_from_matrix, matrix_from_6d
+from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE
 from train import figures, metrics
 from train.config import Config, load, parser, peek
 from train.data import views
@@ -46,17 +48,22 @@ class HmrConfig(Config):
     loop: LoopConfig
     data: DataConfig
     model: dict[str, Any] = Field(description="regressor: width, depth, dropout; masked: settings of Mega")
-    tokenizer: Path | None = Field(None, description="model folder that holds the tokenizer (masked stage)")
+    tokenizer: Path | None = Field(None, description="model folder that holds the tokenizer, where the bank has tokens")
     start: Path | None = Field(None, description="run folder whose weights this stage begins with")
     start_masked: Path | None = Field(
         None, description="masked: run whose model, but for the regressor, it begins with"
     )
-    unconditional: float = Field(0.25, ge=0, lt=1, description="masked: share of the bodies shown without conditioning")
+    unconditional: float = Field(0.15, ge=0, lt=1, description="share of the bodies shown without conditioning")
+    nothing_known: float = Field(0.4, ge=0, le=1, description="share of the bodies of which no token is known")
+    all_known: float = Field(0.1, ge=0, le=1, description="share of the bodies of which all tokens are known")
+    token_rows: int = Field(3, gt=0, description="regressor: every n-th body counts in the cross-entropy")
     frozen_prior: bool = Field(True, description="masked: the regressor stays as stage 1 left it")
-    unconditional_weight: float = Field(0.5, ge=0)
     latent_weight: float = Field(1.0, ge=0)
+    joints_weight: float = Field(6.0, ge=0, description="of a metre")
+    tokens_weight: float = Field(0.1, ge=0)
     rotation_weight: float = Field(1.0, ge=0)
     camera_weight: float = Field(1.0, ge=0)
+    spread_weight: float = Field(0.02, ge=0)
 
 
 class ViewTask(Task):
@@ -118,7 +125,12 @@ def project(camera: Tensor, points: Tensor) -> Tensor:
 
 
 class RegressorTask(ViewTask):
-    """Stage 1: squared error of the latents in units of their spread, rotation, camera."""
+    """Stage 1: what landmarks and known tokens say about the other tokens, the rotation and the camera.
+
+    Squared error of the latents in units of their spread; distance of the joints that they mean; cross-entropy of the
+    tokens under the regressor's own sureness (`LatentHead`); rotation and camera, and how far the rotation is off. A
+    bank without tokens (surface points) teaches latents, rotation and camera alone: nothing is ever known there.
+    """
 
     def __init__(self, config: HmrConfig) -> None:
         super().__init__(config)
@@ -127,18 +139,42 @@ class RegressorTask(ViewTask):
         sample = latents[:: max(1, len(latents) // 20000)].float()
         mean = sample.mean(0)
         self.regressor.latent_mean.copy_(mean)
-        self.regressor.latent_scale.fill_((sample - mean).square().mean().sqrt())
+        # Every token counts alike here; how far its part moves is what the joints' distance tells.
+        scale = (sample - mean).square().mean((0, 2)).sqrt()
+        self.regressor.latent_scale.copy_(scale[:, None].expand_as(mean))
         if config.start:
             self._start_from(config.start)
+        if self.bank.tokens is not None:
+            tokenizer = load_tokenizer(config)
+            codebook = codes_of_places(tokenizer)
+            self._parts = tokenizer.token_part.cpu()
+            self.head = LatentHead(*codebook.shape, width=1)
+            del self.head.shift, self.head.sharpness  # a transformer's, which is not here yet
+            self.head.codebook.copy_(codebook)
+            if config.start is None or not self._load_head(config.start):
+                self._fit_head()
+            self.register_buffer("joint_map", joint_map(self.bank), persistent=False)
 
     def _start_from(self, run: Path) -> None:
-        """Take everything but the last layer of the latents from another run, and fit that layer in closed form."""
+        """Take what fits from another run; where the latents are others, fit their last layer in closed form."""
         state = averaged_state(run, "regressor.")
         own = self.regressor.state_dict()
         kept = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-        self.regressor.load_state_dict({n: v for n, v in kept.items() if not n.startswith("latent_")}, strict=False)
-        if "latent.weight" not in kept:
+        statistics = {"latent_mean", "latent_scale"}
+        same = all(name in kept and torch.allclose(kept[name], own[name], rtol=1e-3) for name in statistics)
+        if not same:
+            kept = {n: v for n, v in kept.items() if not n.startswith(("latent", "sureness", "known"))}
+        self.regressor.load_state_dict(kept, strict=False)
+        if not same:
             self._fit_last_layer()
+
+    def _load_head(self, run: Path) -> bool:
+        """Take precisions from another run on the same codes; False where it has none."""
+        state = averaged_state(run, "head.")
+        if "codebook" not in state or not torch.equal(state["codebook"], self.head.codebook):
+            return False
+        self.head.load_state_dict(state)
+        return True
 
     @torch.no_grad()
     def _fit_last_layer(self, rounds: int = 40, ridge: float = 1e-2) -> None:
@@ -160,15 +196,46 @@ class RegressorTask(ViewTask):
         regressor.latent.bias.copy_(solution[-1])
         regressor.train()
 
-    def losses(self, regression: Regression, batch: Batch) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def _fit_head(self, rounds: int = 8) -> None:
+        """Precisions from the regressor's present errors, and how common each code is."""
+        generator = torch.Generator().manual_seed(6)
+        batches = [self.shard(0, 0, generator) for _ in range(rounds)]
+        regressor = self.regressor.eval()
+        errors = torch.cat([batch["latents"] - regressor(batch["features"]).latent for batch in batches])
+        self.head.precision.copy_(whitening(errors))
+        regressor.train()
+
+    def losses(self, regression: Regression, batch: Batch, hidden: Tensor | None = None) -> dict[str, Tensor]:
+        """hidden (B, T) bool: the places that count, all where it is None."""
         error = (regression.latent.float() - batch["latents"]) / self.regressor.latent_scale
-        return {
-            "latent": error.square().mean(),
+        if hidden is not None:
+            error = error * hidden[..., None]
+        share = 1.0 if hidden is None else hidden.float().mean().clamp_min(1e-3)
+        losses = {
+            "latent": error.square().mean() / share,
             **self.pose_losses(regression.rotation_6d, regression.camera, batch),
+            "spread": spread_loss(regression, batch["rotation"]),
         }
+        if hidden is not None:
+            moved = (error * self.regressor.latent_scale).flatten(1) @ self.joint_map
+            distance = (moved.unflatten(1, (-1, 3)).square().sum(-1) + 1e-4).sqrt()
+            losses["joints"] = distance.mean() / share
+        return losses
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        losses = self.losses(self.regressor(batch["features"]), batch)
+        if self.bank.tokens is None:
+            losses = self.losses(self.regressor(batch["features"]), batch)
+            return weighted(losses, self.config), losses
+        features = batch["features"].clone()
+        features[: round(self.config.unconditional * len(features))] = 0.0
+        visible = draw_known(len(features), self._parts, step_mask_generator(), self.config).to(features.device)
+        said = self.regressor(features, batch["latents"], visible)
+        losses = self.losses(said, batch, ~visible)
+        # A part of the batch is enough for the codes' probabilities: they cost as much as all the rest.
+        rows = slice(None, None, self.config.token_rows)
+        logits = self.head(None, said.latent[rows], said.sureness[rows])
+        losses["tokens"] = masked_cross_entropy(logits, batch["tokens"][rows], visible[rows])
         return weighted(losses, self.config), losses
 
     def validate(self) -> dict[str, float]:
@@ -183,11 +250,59 @@ class RegressorTask(ViewTask):
                 results[f"{name}_surface_pa"] = float(
                     metrics.aligned_distances(regression.latent, batch["latents"]).mean()
                 )
+            else:
+                moved = (regression.latent - batch["latents"]).flatten(1) @ self.joint_map
+                truth = batch["joints"]
+                joints = (truth + moved.unflatten(1, (-1, 3)))[:, metrics.BODY22_TO_LSP14]
+                errors = metrics.aligned_distances(joints, truth[:, metrics.BODY22_TO_LSP14])
+                results[f"{name}_pa_mpjpe"] = float(errors.mean())
+                visible = draw_visible(batch["tokens"], torch.Generator().manual_seed(0))
+                for case, known in (("tokens", torch.zeros_like(visible)), ("known_tokens", visible)):
+                    said = self.regressor(batch["features"], batch["latents"], known)
+                    logits = self.head(None, said.latent, said.sureness)
+                    results[f"{name}_{case}"] = float(masked_cross_entropy(logits, batch["tokens"], known))
         return results
+
+
+def joint_map(bank: Bank, count: int = 20000, ridge: float = 1e-3) -> Tensor:
+    """How the 22 joints move with the latents, (T · D, 66) metres: ridge regression over a bank's bodies.
+
+    Tokens decode nearly linearly, so that a matrix says in a thousandth of the time how far joints are off.
+    """
+    latents, joints = bank.latents[:count].float().flatten(1), bank.joints[:count].flatten(1)
+    centred = latents - latents.mean(0)
+    gram = centred.T @ centred + ridge * len(centred) * torch.eye(centred.shape[1])
+    solution = torch.linalg.solve(gram, centred.T @ (joints - joints.mean(0)))
+    left = (centred @ solution - (joints - joints.mean(0))).unflatten(1, (-1, 3)).norm(dim=-1)
+    print(f"joints follow the latents linearly to within {1000 * left.mean():.1f} mm")
+    return solution
+
+
+def spread_loss(regression: Regression, rotation: Tensor) -> Tensor:
+    """Negative log-likelihood of the rotation's error (B, 3) about the camera's axes; teaches the spread alone."""
+    predicted = matrix_from_6d(regression.rotation_6d.detach().float())
+    error = axis_angle_from_matrix(rotation @ predicted.mT)
+    spread = regression.rotation_spread
+    return (spread.log() + 0.5 * (error / spread).square().clamp(max=20.0)).mean()
+
+
+def draw_known(count: int, parts: Tensor, generator: torch.Generator, config: HmrConfig) -> Tensor:
+    """Which tokens (count, T) of each body are known; parts (T): the body part of each, all on the CPU.
+
+    Some bodies know no token, as when an answer begins; some all, as when the rotation is asked for; the others know
+    some at random places or whole parts of the body.
+    """
+    known = draw_visible(torch.zeros(count, len(parts), dtype=torch.long), generator)
+    kept = torch.rand(count, int(parts.max()) + 1, generator=generator) < torch.rand(count, 1, generator=generator)
+    known = torch.where(torch.rand(count, 1, generator=generator) < 0.25, kept[:, parts.long()], known)
+    kind = torch.rand(count, 1, generator=generator)
+    known = known & (kind >= config.nothing_known)
+    return known | (kind >= 1 - config.all_known)
 
 
 VALIDATION = {
     "whole": views.ViewOptions().benign(),
+    "poor": views.ViewOptions().benign(poor=1.0),
     "flat": views.ViewOptions(cut_off=0.0, occluded=0.0, missing=0.0, has_estimate=0.0),
     "any": views.ViewOptions(),
 }
@@ -216,21 +331,33 @@ def averaged_state(run: Path, prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
 
 
+def load_tokenizer(config: HmrConfig) -> MeshVQVAE:
+    """The tokenizer that the configuration names."""
+    if config.tokenizer is None:
+        raise ValueError("name the model folder whose tokens the bank holds: tokenizer=FOLDER")
+    tokenizer = checkpoint.load(config.tokenizer).tokenizer
+    if tokenizer is None:
+        raise ValueError(f"{config.tokenizer} holds no tokenizer: name the folder that encoded the bank")
+    return tokenizer
+
+
+def codes_of_places(tokenizer: MeshVQVAE) -> Tensor:
+    """Where the codes of each place lie, (T, K, D)."""
+    codebook = tokenizer.codebook
+    return codebook if codebook.dim() == 3 else codebook.expand(tokenizer.token_count, -1, -1)
+
+
 class MaskedTask(ViewTask):
-    """Stage 2: cross-entropy of the masked tokens, under landmarks and under nothing."""
+    """Stage 2: cross-entropy of the masked tokens, under landmarks and under nothing; begins as the regressor does."""
 
     def __init__(self, config: HmrConfig) -> None:
         super().__init__(config)
-        if config.tokenizer is None:
-            raise ValueError("the masked stage needs tokenizer=FOLDER, the model folder whose tokens the bank holds")
         if self.bank.tokens is None:
             raise ValueError(
                 f"{config.data.bank} holds no tokens: encode it with `python -m train.data.bank --tokenizer`"
             )
-        from mega_backend import checkpoint
-
         # Outside the module's own parameters: it is not trained, and the model folder already holds it.
-        self._tokenizer = [checkpoint.load(config.tokenizer).tokenizer]
+        self._tokenizer = [load_tokenizer(config)]
         latents = self.bank.latents
         self.model = Mega.from_config(
             {
@@ -241,58 +368,30 @@ class MaskedTask(ViewTask):
                 "prior": {"latent_size": latents.shape[2], **config.model["prior"]},
             }
         )
+        self.model.latent_head.codebook.copy_(codes_of_places(self._tokenizer[0]))
+        self._parts = self._tokenizer[0].token_part.cpu()
         if config.start:
             self.model.prior.load_state_dict(averaged_state(config.start, "regressor."))
-        self._begin_as_regressor()
+            self.model.latent_head.load_state_dict(averaged_state(config.start, "head."), strict=False)
         if config.start_masked:
             state = averaged_state(config.start_masked, "model.")
-            own = {name: value for name, value in state.items() if not name.startswith("prior.")}
+            begun = ("prior.", "latent_head.codebook", "latent_head.precision", "latent_head.usual")
+            own = {name: value for name, value in state.items() if not name.startswith(begun)}
             self.model.load_state_dict(own, strict=False)
         self.model.prior.requires_grad_(not config.frozen_prior)
 
     @property
-    def tokenizer(self) -> nn.Module:
+    def tokenizer(self) -> MeshVQVAE:
         """The tokenizer, where the model is."""
         return self._tokenizer[0].to(self.model.encoder.cls_token.device)
 
-    @torch.no_grad()
-    def _begin_as_regressor(self, count: int = 8000) -> None:
-        """Logits that start from the regressor: codes, how well each latent is known, and the best overall trust α."""
-        model, head = self.model.eval(), self.model.latent_head
-        head.codebook.copy_(self.tokenizer.codebook)
-        generator = torch.Generator().manual_seed(6)
-        index = torch.arange(min(count, len(self.validation)))
-        batch = self.batch(self.validation, index, generator, views.ViewOptions())
-        codes = head.codebook[batch["tokens"]]
-        latent = model.prior(batch["features"]).latent
-        head.precision.copy_(whitening(codes - latent))
-        drawn = head.codebook[self.bank.tokens[: 4 * count].long()]
-        head.unconditional.copy_(drawn.mean(0))
-        head.unconditional_precision.copy_(whitening(drawn - drawn.mean(0)))
-        nn.init.zeros_(model.decoder.head.weight)
-        nn.init.zeros_(model.decoder.head.bias)
-        # Tokens are embedded where their codes lie, so that near codes start out alike.
-        width = model.config["width"]
-        spread = torch.randn(head.codebook.shape[1], width, generator=generator) / head.codebook.shape[1] ** 0.5
-        noise = torch.randn(model.encoder.proj.weight.shape, generator=generator)
-        model.encoder.proj.weight.copy_(0.3 * head.codebook @ spread + 0.05 * noise)
-
-        empty = torch.zeros(len(index), model.token_count, width)
-        logits = head(empty, latent)
-        scales = torch.logspace(-1, 0.7, 18, base=10.0)
-        losses = [float(F.cross_entropy((a * logits).flatten(0, 1), batch["tokens"].flatten())) for a in scales]
-        best = scales[int(torch.tensor(losses).argmin())]
-        head.precision.mul_(best.sqrt())
-        print(f"trust in the regressor: {best:.2f} of its measured precision, cross-entropy {min(losses):.3f}")
-        model.train()
-
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         tokens = batch["tokens"]
-        visible = draw_visible(tokens, step_mask_generator())
+        visible = draw_known(len(tokens), self._parts, step_mask_generator(), self.config).to(tokens.device)
         condition = self.model.condition(batch["features"])
         free = round(self.config.unconditional * len(tokens))
         shown = slice(free, None)
-        logits = self.model.logits(tokens[shown], visible[shown], type(condition)(*(part[shown] for part in condition)))
+        logits = self.model.logits(tokens[shown], visible[shown], condition.select(shown))
         losses = {"tokens": masked_cross_entropy(logits, tokens[shown], visible[shown])}
         if not self.config.frozen_prior:
             error = (condition.latent.float() - batch["latents"]) / self.model.prior.latent_scale
@@ -301,7 +400,11 @@ class MaskedTask(ViewTask):
         if free:
             alone = self.model.logits(tokens[:free], visible[:free], None)
             losses["unconditional"] = masked_cross_entropy(alone, tokens[:free], visible[:free])
-        return weighted(losses, self.config), losses
+        return sum(weight * losses[name] for name, weight in self._weights() if name in losses), losses
+
+    def _weights(self) -> list[tuple[str, float]]:
+        pose = [(name, getattr(self.config, f"{name}_weight")) for name in ("latent", "rotation", "camera")]
+        return [("tokens", 1.0), ("unconditional", 0.5), *pose]
 
     def validate(self) -> dict[str, float]:
         results = {}
@@ -342,6 +445,37 @@ def whitening(errors: Tensor, floor: float = 1e-3) -> Tensor:
     scale = covariance.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None]
     covariance = covariance + floor * scale * torch.eye(errors.shape[-1])
     return torch.linalg.inv(torch.linalg.cholesky(covariance))
+
+
+@torch.no_grad()
+def fit_together(model: Mega, bank: Bank, count: int = 4000, batch: int = 100) -> None:
+    """Measure how errors of different places go together, under landmarks and under nothing, into the latent head.
+
+    Errors are those of the true codes in units of the model's own doubt; the largest principal components of all places
+    together are kept.
+    """
+    head, generator = model.latent_head, torch.Generator().manual_seed(9)
+    rank = head.together.shape[-1]
+    for case in range(2):
+        covariance = 0.0
+        for start in range(0, min(count, len(bank)), batch):
+            part = bank.part(start, start + batch)
+            nothing = torch.zeros_like(part.tokens, dtype=torch.bool)
+            condition = None
+            if case == 0:
+                view = views.draw(part.landmarks, part.root, generator, views.ViewOptions())
+                condition = model.condition(view.features)
+            logits = model.logits(part.tokens.long(), nothing, condition)
+            mean, factor = code_moments(logits.softmax(-1), head.codebook)
+            error = lookup(head.codebook, part.tokens.long()) - mean
+            unit = torch.linalg.solve_triangular(factor, error[..., None], upper=False).flatten(1)
+            covariance = covariance + unit.T @ unit
+        spread = covariance.diagonal().sqrt()
+        values, vectors = torch.linalg.eigh(covariance / spread[:, None] / spread)
+        together = vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt()
+        # Never more than all of a number's variance.
+        most = together.square().sum(1, keepdim=True).sqrt()
+        head.together[case] = together / (most / 0.99).clamp_min(1.0)
 
 
 def main() -> None:

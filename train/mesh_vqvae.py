@@ -7,7 +7,8 @@ Only the convolved subset of the body is posed. Its points count in the loss by 
 them through the lift, so that the loss is (nearly) the mean vertex distance of the full mesh.
 
 The first steps train a plain autoencoder. Then latents are turned to principal components
-(`MeshVQVAE.fit_latents`), the codebook is placed by k-means, and training goes on through the quantiser.
+(`MeshVQVAE.fit_latents`), the codes are placed by k-means, and training goes on through the quantiser. Codes may be
+placed again as the encoder moves on; in the end it stands still, and the decoder learns what the codes mean.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class TokenizerConfig(Config):
     mocap: Path | None = Field(None, description="folder of motion capture (train/, val/, test/ with .npz recordings)")
     sizes: tuple[int, ...] = Field(description="points of each level, fine to coarse")
     stretch: dict[str, float] = Field({}, description="per body part: how much closer points lie than elsewhere (1)")
+    tokens: dict[str, int] = Field({}, description="tokens of each body part; none: as evenly as the points")
     lift_neighbours: int = Field(16, gt=1)
     lift_bodies: int = Field(300, gt=0)
     lift_ridge: float = Field(1e-7, gt=0, description="metres²")
@@ -60,6 +62,7 @@ class TokenizerConfig(Config):
     codes: int = Field(512, gt=0)
     quantisers: int = Field(1, ge=0)
     shared_codebook: bool = False
+    codebook_per_place: bool = False
     decay: float = 0.99
     commitment: float = 0.25
     revive_below: float = 0.03
@@ -68,6 +71,8 @@ class TokenizerConfig(Config):
     start: Path | None = Field(None, description="model folder whose network this one begins as, tokens made anew")
     batch: int = Field(32, gt=0, description="bodies per shard")
     quantise_from: int = Field(1000, ge=0, description="steps before which nothing is quantised")
+    place_again: tuple[int, ...] = Field((), description="steps at which k-means places the codes anew")
+    freeze_encoder_from: int | None = Field(None, ge=0, description="step from which only the decoder learns")
     mixed: float = Field(0.5, ge=0, le=1, description="share of bodies decoded with parts taken from another body")
     quantiser_weight: float = Field(0.02, description="of the quantiser's loss beside the distance in metres")
     statistics_bodies: int = Field(2048, gt=0, description="for means, whitening and k-means")
@@ -78,7 +83,17 @@ def build(config: TokenizerConfig, body: Body, sampler: BodySampler) -> MeshVQVA
     if unknown := set(config.stretch) - set(body.part_names):
         raise ValueError(f"stretch names no parts of the body: {', '.join(unknown)}; use {', '.join(body.part_names)}.")
     stretch = np.array([config.stretch.get(name, 1.0) for name in body.part_names])[body.vertex_part.cpu().numpy()]
-    hierarchy = Hierarchy.of_mesh(body.mean.cpu().numpy(), body.quads.cpu().numpy(), config.sizes, stretch)
+    if unknown := set(config.tokens) - set(body.part_names):
+        raise ValueError(f"tokens names no parts of the body: {', '.join(unknown)}; use {', '.join(body.part_names)}.")
+    coarsest = {body.part_names.index(name): count for name, count in config.tokens.items()} or None
+    hierarchy = Hierarchy.of_mesh(
+        body.mean.cpu().numpy(),
+        body.quads.cpu().numpy(),
+        config.sizes,
+        stretch,
+        body.vertex_part.cpu().numpy(),
+        coarsest,
+    )
     layers, connections, level = [], [], 0
     for layer in (*config.encoder, *config.decoder):
         if layer.level == level:
@@ -103,6 +118,7 @@ def build(config: TokenizerConfig, body: Body, sampler: BodySampler) -> MeshVQVA
         "codes",
         "quantisers",
         "shared_codebook",
+        "codebook_per_place",
         "decay",
         "commitment",
         "revive_below",
@@ -188,25 +204,30 @@ class Tokenizer(Task):
         return {"points": points, "step": torch.tensor([step])}
 
     def begin_step(self, step: int) -> None:
-        if not self.quantising and step >= self.settings.quantise_from:
-            self._start_quantising(step)
+        if step in self.settings.place_again or (not self.quantising and step >= self.settings.quantise_from):
+            self._place_codes(step)
 
     @torch.no_grad()
-    def _start_quantising(self, step: int) -> None:
+    def _place_codes(self, step: int) -> None:
+        """K-means over the latents of fresh bodies; the first time they are turned to their components before."""
         with torch.autocast(self.mass.device.type, enabled=False):
             points = self._points(
                 self.settings.statistics_bodies, step_generator(self.settings.loop.seed, step, 2**16 + 1)
             )
             latent = torch.cat([self.model.encode_points(part) for part in points.to(self.mass.device).split(256)])
-            rest = self.model.fit_latents(latent, self.mass).flatten(0, 1)
+            rest = latent if self.quantising else self.model.fit_latents(latent, self.mass)
+            if not self.settings.codebook_per_place:
+                rest = rest.flatten(0, 1)
             for quantiser in self.model.quantiser:
                 quantiser.fit(rest[:: max(1, len(rest) // (24 * self.settings.codes))])
                 rest = rest - quantiser.lookup(quantiser.nearest(rest))
         self.quantising.fill_(True)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        points, model = batch["points"], self.model
-        latent = model.encode_points(points).float()
+        points, model, step = batch["points"], self.model, int(batch["step"][0])
+        frozen = self.settings.freeze_encoder_from
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (frozen is None or step < frozen)):
+            latent = model.encode_points(points).float()
         scalars, quantiser_loss = {}, 0.0
         if self.quantising and self.settings.quantisers:
             with torch.autocast(points.device.type, enabled=False):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mega_backend.model import sampling
-from mega_backend.model.conditioning import LandmarkEmbedding
+from mega_backend.model.conditioning import FEATURE_COUNT, LANDMARK_COUNT, LandmarkEmbedding
 from mega_backend.model.prior import LandmarkRegressor, LatentHead
 from mega_backend.model.sampling import Samples
 from mega_backend.model.transformer import EPSILON, Block, sine_positions
@@ -35,27 +35,46 @@ ROWS = 256
 class Condition(NamedTuple):
     """What one person's features say, computed once for all samples and steps.
 
-    tokens (B, C, width); rotation_6d (B, 6); camera (B, 3) = s, tx, ty; latent (B, T, D), or None without a prior.
+    tokens (B, C, width); rotation_6d (B, 6); camera (B, 3) = s, tx, ty. With a landmark regressor also features
+    (B, 33, 8), which it reads again beside known tokens, and what it says while none are known: latent and sureness
+    (B, T, D).
     """
 
     tokens: torch.Tensor
     rotation_6d: torch.Tensor
     camera: torch.Tensor
-    latent: torch.Tensor | None
+    features: torch.Tensor | None = None
+    latent: torch.Tensor | None = None
+    sureness: torch.Tensor | None = None
 
-    def select(self, persons: torch.Tensor) -> "Condition":
-        """The persons with these indices (R,) long, repeated where an index is."""
+    def select(self, persons: "torch.Tensor | slice") -> "Condition":
+        """The persons with these indices (R,) long, repeated where an index is; or a slice of them."""
         return Condition(*(None if part is None else part[persons] for part in self))
 
 
-class Encoder(nn.Module):
-    """Embeds the visible tokens alone; rows may have different numbers of them."""
+class CodeEmbedding(nn.Module):
+    """Tokens embedded where their codes lie, by a linear map for each place: near codes look alike from the start."""
 
-    def __init__(self, token_count: int, code_count: int, width: int, depth: int, heads: int) -> None:
+    def __init__(self, token_count: int, latent_size: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.3 * torch.randn(token_count, latent_size, width) / latent_size**0.5)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """latents (B, T, D) → (B, T, width)."""
+        return torch.einsum("btd,tdw->btw", latents.to(self.weight.dtype), self.weight)
+
+
+class Encoder(nn.Module):
+    """Sees the visible tokens alone; rows may have different numbers of them.
+
+    `proj` embeds them: codes by a table as published, or latents by a `CodeEmbedding`.
+    """
+
+    def __init__(self, token_count: int, proj: nn.Module, width: int, depth: int, heads: int) -> None:
         super().__init__()
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.pos_embedding = nn.Parameter(0.02 * torch.randn(token_count, 1, width))
-        self.proj = nn.Embedding(code_count, width)
+        self.proj = proj
         self.transformer = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.layer_norm = nn.LayerNorm(width, eps=EPSILON)
         self._constant: tuple[Any, torch.Tensor] | None = None
@@ -76,9 +95,10 @@ class Encoder(nn.Module):
         return self._constant[1]
 
     def forward(self, tokens: torch.Tensor, visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """tokens, visible (B, T) → (cls (B, 1, w), packed (B, N, w), places (B, N)), N the most visible in any row.
+        """tokens (B, T) or latents (B, T, D), visible (B, T) → (cls (B, 1, w), packed (B, N, w), places (B, N)).
 
-        A row with fewer than N visible tokens is padded with invisible places; their outputs mean nothing.
+        N is the largest number of visible places in any row. A row with fewer than N visible tokens is padded with
+        invisible places; their outputs mean nothing.
         """
         batch = len(tokens)
         counts = visible.sum(1)
@@ -88,7 +108,8 @@ class Encoder(nn.Module):
         if most == 0:
             cls = self.empty().expand(batch, -1, -1)
             return cls, cls[:, :0], places
-        x = self.proj(tokens.gather(1, places)) + self.pos_embedding[:, 0][places]
+        embedded = self.proj(tokens) + self.pos_embedding[:, 0]
+        x = embedded.gather(1, places[..., None].expand(-1, -1, embedded.shape[-1]))
         x = torch.cat([self.cls_token.expand(batch, -1, -1), x], dim=1)
         key_mask = None
         if int(counts.min()) < most:
@@ -98,14 +119,15 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Predicts the code of every place from the visible ones and the conditioning tokens."""
+    """Looks at the visible places and the conditioning tokens from every place; `head` is the published last layer."""
 
-    def __init__(self, token_count: int, code_count: int, width: int, depth: int, heads: int) -> None:
+    def __init__(self, token_count: int, code_count: int | None, width: int, depth: int, heads: int) -> None:
         super().__init__()
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.pos_embedding = nn.Parameter(0.02 * torch.randn(token_count + 1, 1, width))
         self.transformer = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.head = nn.Linear(width, code_count)
+        if code_count is not None:
+            self.head = nn.Linear(width, code_count)
 
     def add_image_conditioning(self, channels: int, width: int) -> None:
         """The published heads over an image feature map: conditioning embedding, rotation and camera."""
@@ -138,22 +160,26 @@ class Mega(nn.Module):
         self.config = config
         token_count, code_count, width = config["token_count"], config["code_count"], config["width"]
         self.token_count, self.code_count = token_count, code_count
-        self.encoder = Encoder(token_count, code_count, width, config["encoder_depth"], config["heads"])
-        self.decoder = Decoder(token_count, code_count, width, config["decoder_depth"], config["heads"])
         conditioning, prior = config["conditioning"], config["prior"]
         self.kind = None if conditioning is None else conditioning["kind"]
+        if self.kind == "landmarks" and prior is None:
+            raise ValueError('landmark conditioning needs a "prior": it regresses rotation and camera')
+        if self.kind == "landmarks":
+            proj, codes = CodeEmbedding(token_count, prior["latent_size"], width), None
+        else:
+            proj, codes = nn.Embedding(code_count, width), code_count
+        self.encoder = Encoder(token_count, proj, width, config["encoder_depth"], config["heads"])
+        self.decoder = Decoder(token_count, codes, width, config["decoder_depth"], config["heads"])
         # What the blocks compute in, if not in their own precision: torch.bfloat16 trades digits for speed.
         self.autocast: torch.dtype | None = None
         if self.kind == "image":
             self.decoder.add_image_conditioning(conditioning["channels"], width)
         elif self.kind == "landmarks":
-            if prior is None:
-                raise ValueError('landmark conditioning needs a "prior": it regresses rotation and camera')
             self.landmarks = LandmarkEmbedding(width)
             self.prior = LandmarkRegressor(
                 token_count, prior["latent_size"], prior["width"], prior["depth"], prior.get("dropout", 0.0)
             )
-            self.latent_embedding = nn.Linear(prior["latent_size"], width)
+            self.latent_embedding = CodeEmbedding(token_count, 2 * prior["latent_size"], width)
             self.latent_head = LatentHead(token_count, code_count, prior["latent_size"], width)
         elif self.kind is not None:
             raise ValueError(f'conditioning kind must be "image" or "landmarks", not {self.kind!r}')
@@ -195,10 +221,11 @@ class Mega(nn.Module):
             tokens = self.decoder.cond_emb(flat)
             tokens = tokens + sine_positions(*tokens.shape[1:]).to(tokens)
             hidden = self.decoder.rotcam_head(flat.mean(1))
-            return Condition(tokens, self.decoder.rot_predictor(hidden), self.decoder.cam_predictor(hidden), None)
+            return Condition(tokens, self.decoder.rot_predictor(hidden), self.decoder.cam_predictor(hidden))
         if self.kind == "landmarks":
-            regression = self.prior(features)
-            return Condition(self.landmarks(features), regression.rotation_6d, regression.camera, regression.latent)
+            said = self.prior(features)
+            pose = said.rotation_6d, said.camera
+            return Condition(self.landmarks(features), *pose, features, said.latent, said.sureness)
         raise ValueError("this model was trained without conditioning: call it with features=None")
 
     def _condition(self, features: "torch.Tensor | Condition | None") -> Condition | None:
@@ -209,10 +236,35 @@ class Mega(nn.Module):
         condition = self._condition(features)
         return condition.rotation_6d, condition.camera
 
+    def pose_under(
+        self, features: "torch.Tensor | Condition", tokens: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rotation (B, N, 6), camera (B, N, 3) and spread (B, N, 3) of each of N hypotheses, tokens (B, N, T).
+
+        Where a limb points towards the camera or away from it, the whole body leans otherwise. spread: radians,
+        standard deviation of the rotation about the camera's axes; zero for models that say nothing about it.
+        """
+        condition = self._condition(features)
+        persons, count = tokens.shape[:2]
+        if self.kind != "landmarks":
+            pose = (part[:, None].expand(-1, count, -1) for part in (condition.rotation_6d, condition.camera))
+            return *pose, condition.camera.new_zeros(persons, count, 3)
+        known = sampling.lookup(self.codebook, tokens.flatten(0, 1).to(self.codebook.device))
+        person = torch.arange(persons, device=known.device).repeat_interleave(count)
+        everything = torch.ones(known.shape[:2], dtype=torch.bool, device=known.device)
+        said = self.prior(condition.features[person], known, everything)
+        parts = said.rotation_6d, said.camera, said.rotation_spread
+        return tuple(part.unflatten(0, (persons, count)) for part in parts)
+
     @property
     def codebook(self) -> torch.Tensor | None:
-        """Where the codes lie, (K, D), for models that predict latents; None for the published ones."""
+        """Where the codes of each place lie, (T, K, D), for models that predict latents; None for the published."""
         return self.latent_head.codebook if self.kind == "landmarks" else None
+
+    def _codes(self, condition: Condition | None) -> sampling.Codes | None:
+        if self.kind != "landmarks":
+            return None
+        return sampling.Codes(self.latent_head.codebook, self.latent_head.together[int(condition is None)])
 
     # Tokens -----------------------------------------------------------------------------------------------------
 
@@ -227,20 +279,27 @@ class Mega(nn.Module):
             return self._logits(tokens, visible, condition).float()
 
     def _logits(self, tokens: torch.Tensor, visible: torch.Tensor, condition: Condition | None) -> torch.Tensor:
-        cls, packed, places = self.encoder(tokens, visible)
+        known = said = None
+        if self.kind == "landmarks":
+            known = sampling.lookup(self.codebook, tokens)
+            said = self._said(condition, known, visible)
+        cls, packed, places = self.encoder(tokens if known is None else known, visible)
         x = self.decoder.mask_token.to(cls.dtype).expand(len(tokens), self.token_count, -1)
         if packed.shape[1]:
             packed = torch.where(visible.gather(1, places)[..., None], packed, self.decoder.mask_token.to(packed.dtype))
             x = x.scatter(1, places[..., None].expand_as(packed), packed)
-        latent = None
-        if condition is not None and condition.latent is not None:
-            latent = condition.latent
-            x = x + self.latent_embedding(latent)
+        if said is not None:
+            place = (said.latent - self.prior.latent_mean) / self.prior.latent_scale
+            x = x + self.latent_embedding(torch.cat([place, said.sureness.to(place.dtype)], dim=-1))
         x = self.decoder(torch.cat([cls, x], dim=1), None if condition is None else condition.tokens)
-        logits = self.decoder.head(x)
-        if self.kind == "landmarks":
-            logits = logits + self.latent_head(x, latent)
-        return logits
+        return self.decoder.head(x) if said is None else self.latent_head(x, said.latent, said.sureness)
+
+    def _said(self, condition: "Condition | None", known: torch.Tensor, visible: torch.Tensor) -> Any:
+        """What the regressor says, with latent and sureness (B, T, D), given latents (B, T, D) at visible places."""
+        if condition is not None and not bool(visible.any()):
+            return condition
+        nobody = known.new_zeros(len(known), LANDMARK_COUNT, FEATURE_COUNT)
+        return self.prior(nobody if condition is None else condition.features, known, visible)
 
     def _start(
         self,
@@ -326,7 +385,7 @@ class Mega(nn.Module):
                     temperature,
                     annealed,
                     progress and partial(_overall, progress, begin / len(rows), len(chunk) / len(rows)),
-                    self.codebook,
+                    self._codes(condition),
                 )
             )
         if not parts:

@@ -1,7 +1,8 @@
-"""The landmark regressor: from landmark features straight to continuous latents, rotation and camera.
+"""The masked regressor under the masked transformer: landmarks and the tokens already known → what the others say.
 
 A residual MLP learns in minutes what cross-entropy over unrelated codes learns in days: roughly which latent belongs in
-every place. The masked model starts from it: its logits begin at minus the squared distance of each code to it.
+every place, how sure that is, and what a known token says about the others. The masked model starts from it: its logits
+begin at minus the squared distance of each code to the regressed latent, in units of what is not known.
 """
 
 from typing import NamedTuple
@@ -13,13 +14,25 @@ from torch.nn import functional as F
 from mega_backend.model.conditioning import FEATURE_COUNT, LANDMARK_COUNT
 from mega_backend.rotations import matrix_from_6d, sixd_from_matrix
 
+# Bounds of the logarithms that say how sure something is: no place is hopeless, none is known for good.
+SUREST = 3.0
+# Directions in which errors of all places together are told apart.
+TOGETHER = 64
+
 
 class Regression(NamedTuple):
-    """latent (B, T, D), rotation_6d (B, 6), camera (B, 3) = s, tx, ty, and the last hidden layer (B, width)."""
+    """What a person's landmarks and known tokens say.
+
+    latent (B, T, D); sureness (B, T, D): logarithm of the precision, relative to what is usual for that place;
+    rotation_6d (B, 6); camera (B, 3) = s, tx, ty; rotation_spread (B, 3): radians, standard deviation of the rotation
+    about the camera's axes; hidden (B, width): the last hidden layer.
+    """
 
     latent: torch.Tensor
+    sureness: torch.Tensor
     rotation_6d: torch.Tensor
     camera: torch.Tensor
+    rotation_spread: torch.Tensor
     hidden: torch.Tensor
 
 
@@ -53,75 +66,115 @@ def estimated_frame(landmarks_3d: torch.Tensor) -> torch.Tensor:
     return torch.stack([left, up, torch.linalg.cross(left, up)], dim=-1)
 
 
-class LandmarkRegressor(nn.Module):
-    """Landmark features (B, 33, 8) → `Regression`.
+def lifted_landmarks(features: torch.Tensor) -> torch.Tensor:
+    """The 3D estimate put over the 2D landmarks, (B, 33, 3) metres, camera axes; zeros where there is no estimate.
 
-    The detector's 3D estimate enters twice, as it is and turned into the body's own axes, and the rotation is predicted
-    relative to those axes: a network of sums would have to learn that product of rotation and pose.
+    Depth comes from the estimate, x and y from the picture: under the weak perspective that fits the estimate to the
+    landmarks best (those that are seen count most). The picture is the more exact of the two.
+    """
+    place, seen, present = features[..., :2], features[..., 2:3], features[..., 3:4]
+    estimate, known = features[..., 4:7], features[..., 7:]
+    weight = present * known * (0.05 + seen)
+    weight = weight / weight.sum(1, keepdim=True).clamp_min(1e-6)
+    flat = estimate[..., :2]
+    middle, flat_middle = (weight * place).sum(1, keepdim=True), (weight * flat).sum(1, keepdim=True)
+    across = (weight * (place - middle) * (flat - flat_middle)).sum((1, 2))
+    scale = across / (weight * (flat - flat_middle).square()).sum((1, 2)).clamp_min(1e-6)
+    moved = (place - middle) / scale.clamp_min(0.1)[:, None, None] + flat_middle
+    moved = torch.where(present > 0, moved, flat).clamp(-2, 2)
+    return torch.cat([moved, estimate[..., 2:]], dim=-1) * known
+
+
+class LandmarkRegressor(nn.Module):
+    """Landmark features (B, 33, 8), and the tokens known already → `Regression`.
+
+    The detector's 3D estimate enters as it is and turned into the body's own axes, there also put over the 2D
+    landmarks; the rotation is predicted relative to those axes: a network of sums would have to learn that product of
+    rotation and pose. Features that are all zero mean: nobody was seen.
     """
 
-    def __init__(self, token_count: int, latent_size: int, width: int = 1024, depth: int = 3, dropout: float = 0.0):
+    def __init__(self, token_count: int, latent_size: int, width: int = 1024, depth: int = 4, dropout: float = 0.0):
         super().__init__()
         self.token_count, self.latent_size = token_count, latent_size
-        self.stem = nn.Linear(LANDMARK_COUNT * (FEATURE_COUNT + 3) + 9, width)
+        self.stem = nn.Linear(LANDMARK_COUNT * (FEATURE_COUNT + 6) + 9, width)
+        self.known = nn.Linear(token_count * (latent_size + 1), width, bias=False)
         self.blocks = nn.ModuleList(ResidualMLP(width, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.latent = nn.Linear(width, token_count * latent_size)
-        self.pose = nn.Linear(width, 9)
+        self.sureness = nn.Linear(width, token_count * latent_size)
+        self.pose = nn.Linear(width, 12)
         # Latents are regressed in units of their spread over the training bodies, around their mean.
         self.register_buffer("latent_mean", torch.zeros(token_count, latent_size))
         self.register_buffer("latent_scale", torch.ones(token_count, latent_size))
-        nn.init.zeros_(self.pose.weight)
-        with torch.no_grad():  # the estimated frame itself, filling the crop
-            self.pose.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0, 1.0, 0, 0]))
+        for layer in (self.known, self.sureness, self.pose):
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.sureness.bias)
+        with torch.no_grad():  # the estimated frame itself, filling the crop, known to within ten degrees or so
+            self.pose.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0, 1.0, 0, 0, -1.7, -1.7, -1.7]))
 
-    def forward(self, features: torch.Tensor) -> Regression:
-        """features (B, 33, 8) from `conditioning.landmark_features`."""
-        estimate, known = features[..., 4:7], features[..., 7:]
+    def forward(
+        self, features: torch.Tensor, known: torch.Tensor | None = None, visible: torch.Tensor | None = None
+    ) -> Regression:
+        """features (B, 33, 8) from `conditioning.landmark_features`; known (B, T, D): latents where visible (B, T)."""
+        estimate, has_estimate = features[..., 4:7], features[..., 7:]
         frame = estimated_frame(estimate)
-        turned = (estimate @ frame) * known
-        x = self.stem(torch.cat([features.flatten(1), turned.flatten(1), frame.flatten(1)], dim=1))
+        turned = (estimate @ frame) * has_estimate
+        lifted = lifted_landmarks(features) @ frame
+        x = self.stem(torch.cat([part.flatten(1) for part in (features, turned, lifted, frame)], dim=1))
+        if known is not None:
+            shown = visible.to(features.dtype)[..., None]
+            # From where it is shown on: what lies in masked places is nothing to read.
+            told = ((known - self.latent_mean) / self.latent_scale).masked_fill(shown == 0, 0.0)
+            x = x + self.known(torch.cat([told, shown], dim=-1).flatten(1).to(x.dtype))
         for block in self.blocks:
             x = block(x)
         hidden = F.gelu(self.norm(x))
-        latent = self.latent(hidden).unflatten(1, (self.token_count, self.latent_size))
+        shape = (self.token_count, self.latent_size)
+        latent = self.latent_mean + self.latent_scale * self.latent(hidden).unflatten(1, shape)
+        sureness = SUREST * torch.tanh(self.sureness(hidden).float() / SUREST).unflatten(1, shape)
         pose = self.pose(hidden).float()
         rotation = frame.float() @ matrix_from_6d(pose[:, :6])
-        latent = self.latent_mean + self.latent_scale * latent
-        return Regression(latent, sixd_from_matrix(rotation), pose[:, 6:], hidden)
+        spread = pose[:, 9:].clamp(-5.0, 1.0).exp()
+        return Regression(latent, sureness, sixd_from_matrix(rotation), pose[:, 6:9], spread, hidden)
 
 
 class LatentHead(nn.Module):
-    """Logits that fall with the squared distance of every code to a predicted latent, −½ α ‖A (μ − code)‖².
+    """Logits that fall with the squared distance of every code to a latent, −½ Σ w (A μ − A code)² + b.
 
-    A, one matrix per place, says how well each direction of its latent is known (fitted to the regressor's errors), α
-    how much that is to be trusted here. μ = base + W x and α = exp(w x): with W and w zero at first, the masked model
-    begins as the regressor and learns how the tokens already visible move and sharpen its guess. Without conditioning a
-    learned base and its own A take over.
+    A, one matrix per place, turns errors of the regressor into uncorrelated ones of unit size; w (B, T, D), the
+    precisions, say how much better or worse than that each is known here; b, one number per code, how common codes are
+    beyond what their places tell. μ and log w come from the regressor; the transformer moves both, and begins by moving
+    neither.
     """
 
     def __init__(self, token_count: int, code_count: int, latent_size: int, width: int) -> None:
         super().__init__()
         eye = torch.eye(latent_size).repeat(token_count, 1, 1)
-        self.register_buffer("codebook", torch.zeros(code_count, latent_size))
-        self.unconditional = nn.Parameter(torch.zeros(token_count, latent_size))
-        self.precision = nn.Parameter(eye.clone())
-        self.unconditional_precision = nn.Parameter(eye.clone())
+        # Codes have places per token (T, K, D): one tokenizer's codebook for all, or one for each.
+        self.register_buffer("codebook", torch.zeros(token_count, code_count, latent_size))
+        self.register_buffer("precision", eye)
+        # How errors of different places go together (`sampling.Codes`), under landmarks and under nothing.
+        self.register_buffer("together", torch.zeros(2, token_count * latent_size, TOGETHER))
+        self.common = nn.Parameter(torch.zeros(token_count, code_count))
+        self.usual = nn.Parameter(torch.zeros(token_count, latent_size))
         self.shift = nn.Linear(width, latent_size)
-        self.sharpness = nn.Linear(width, 1)
+        self.sharpness = nn.Linear(width, latent_size)
         for layer in (self.shift, self.sharpness):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: torch.Tensor, base: torch.Tensor | None) -> torch.Tensor:
-        """x (B, T, width), base (B, T, D) or None → logits (B, T, K)."""
-        precision = self.unconditional_precision if base is None else self.precision
-        latent = (self.unconditional if base is None else base) + self.shift(x).float()
-        alpha = self.sharpness(x).float().exp()
+    def forward(self, x: torch.Tensor | None, latent: torch.Tensor, sureness: torch.Tensor) -> torch.Tensor:
+        """x (B, T, width) or None; latent and sureness (B, T, D) of the regressor → logits (B, T, K)."""
+        latent, sureness = latent.float(), sureness.float() + self.usual
         # Small differences of large numbers: never in half precision.
-        with torch.autocast(x.device.type, enabled=False):
-            latent = torch.einsum("btd,ted->tbe", latent.float(), precision)
-            codes = torch.einsum("kd,ted->tek", self.codebook, precision)
-            # ½ ‖codes‖² − latent · codes; ‖latent‖² is the same for all codes and cancels in the softmax.
-            distance = torch.baddbmm(0.5 * codes.square().sum(1, keepdim=True), latent, codes, alpha=-1)
-        return -alpha * distance.transpose(0, 1)
+        with torch.autocast(latent.device.type, enabled=False):
+            mean = torch.einsum("btd,ted->tbe", latent, self.precision)
+            if x is not None:
+                mean = mean + self.shift(x.float()).transpose(0, 1)
+                sureness = sureness + self.sharpness(x.float())
+            weight = sureness.transpose(0, 1).exp()
+            codes = torch.einsum("tkd,ted->tek", self.codebook, self.precision)
+            # Σ w (½ code² − mean · code); w mean² is the same for all codes and cancels in the softmax.
+            told = torch.cat([weight, weight * mean], dim=-1)
+            distance = told @ torch.cat([0.5 * codes.square(), -codes], dim=1)
+        return self.common - distance.transpose(0, 1)

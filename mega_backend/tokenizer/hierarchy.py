@@ -64,6 +64,22 @@ def farthest_points(graph: sparse.csr_matrix, count: int, start: np.ndarray | No
     return np.array(chosen)
 
 
+def points_in_parts(graph: sparse.csr_matrix, part: np.ndarray, counts: dict[int, int]) -> np.ndarray:
+    """Farthest points again, with a fixed number in each part: ``counts`` per label of ``part (V)``.
+
+    The parts take turns in proportion to their numbers, and every point is as far as possible from all before it.
+    """
+    turns = sorted((place / count, label) for label, count in counts.items() for place in range(count))
+    first = turns[0][1]
+    inside = np.flatnonzero(part == first)
+    chosen = [int(inside[dijkstra(graph, indices=int(inside[0]))[inside].argmax()])]
+    nearest = dijkstra(graph, indices=chosen[0])
+    for _, label in turns[1:]:
+        chosen.append(int(np.where(part == label, nearest, -1.0).argmax()))
+        nearest = np.minimum(nearest, dijkstra(graph, indices=chosen[-1], limit=nearest.max()))
+    return np.array(chosen)
+
+
 @dataclass(frozen=True)
 class Hierarchy:
     """Nested point sets of a mesh with V vertices, fine to coarse, and the distances between them along the surface.
@@ -79,16 +95,28 @@ class Hierarchy:
 
     @classmethod
     def of_mesh(
-        cls, vertices: np.ndarray, faces: np.ndarray, sizes: tuple[int, ...], stretch: np.ndarray | None = None
+        cls,
+        vertices: np.ndarray,
+        faces: np.ndarray,
+        sizes: tuple[int, ...],
+        stretch: np.ndarray | None = None,
+        part: np.ndarray | None = None,
+        coarsest: dict[int, int] | None = None,
     ) -> Hierarchy:
         """Choose points of decreasing ``sizes`` on a mesh ``(V, 3)``, metres, with faces ``(F, 3 or 4)``.
 
         ``stretch (V)`` lengthens distances around each vertex: where it is larger, points lie closer together.
+        ``coarsest`` gives the number of points of the coarsest level for each label of ``part (V)``.
         """
         if list(sizes) != sorted(set(sizes), reverse=True):
             raise ValueError(f"Level sizes are {sizes}: they must strictly decrease.")
         graph = edge_graph(vertices, faces, stretch)
-        points = farthest_points(graph, sizes[0])
+        start = None
+        if coarsest is not None:
+            if part is None or sum(coarsest.values()) != sizes[-1]:
+                raise ValueError(f"The parts' points must add up to the coarsest level's {sizes[-1]}.")
+            start = points_in_parts(graph, part, coarsest)
+        points = farthest_points(graph, sizes[0], start)
         distances = dijkstra(graph, indices=points)
         edges = graph.tocoo()
         adjacent = []

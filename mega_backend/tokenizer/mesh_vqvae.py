@@ -29,7 +29,7 @@ class MeshVQVAE(nn.Module):
     - ``encoder``, ``decoder``: layers ``{points, neighbours, channels, bases, residual_rate}``, with points and
       channels those that come *out*, and ``neighbours`` the width M of the connection lists;
     - ``codes``, ``quantisers``, ``shared_codebook``, ``decay``, ``commitment``, ``revive_below``,
-      ``rotate_gradient``: see ``quantiser``;
+      ``rotate_gradient``: see ``quantiser``; ``codebook_per_place``: every token has a codebook of its own;
     - ``normalise``: points are standardised by their own mean and spread over bodies, latents turned to principal
       components of what they do (both measured by the training, kept as buffers). False computes what is published;
     - ``components_of``: what latents are turned together, the "token" (default) or all tokens of a "part".
@@ -73,6 +73,7 @@ class MeshVQVAE(nn.Module):
             decay=self.config.get("decay", 0.99),
             commitment=self.config.get("commitment", 0.25),
             revive_below=self.config.get("revive_below", 0.03),
+            places=self.token_count if self.config.get("codebook_per_place", False) else 0,
         )
         self.register_buffer("points", torch.arange(points, dtype=torch.int32))
         self.register_buffer("token_part", torch.full((self.token_count,), -1, dtype=torch.int32))
@@ -131,7 +132,7 @@ class MeshVQVAE(nn.Module):
 
     @property
     def codebook(self) -> Tensor:
-        """Code vectors ``(K, D)`` (of the first quantiser, where there are several)."""
+        """Code vectors ``(K, D)``, or ``(T, K, D)`` per place (of the first quantiser, where there are several)."""
         if self.quantiser.stages == 0:
             raise ValueError("This autoencoder has no quantiser, hence no codebook.")
         return self.quantiser.quantisers[0].codebook

@@ -10,7 +10,10 @@ from torch.nn import functional as F
 class Quantiser(nn.Module):
     """Nearest code by L2 distance; codes are moving averages of what they stand for.
 
-    The buffers carry the published layout: ``codebook (K, D)``, ``ema_sum (K, D)``, ``ema_count (K)``.
+    The buffers carry the published layout: ``codebook (K, D)``, ``ema_sum (K, D)``, ``ema_count (K)``. With ``places``
+    T > 0 every one of T places has a codebook of its own, ``(T, K, D)``: what is usual for a hand is not for a head.
+    Such codebooks stay where `fit` puts them.
+
     A code whose smoothed count falls under ``revive_below`` times the mean count is dead: it moves to a latent drawn
     from the batch (by the global generator, which the training loop seeds per step), where codes are crowded most. Rare
     codes are not dead ones: they stand for the poses far out, so the bound must be low. 0 turns this off, and a
@@ -25,25 +28,32 @@ class Quantiser(nn.Module):
         commitment: float = 0.25,
         epsilon: float = 1e-5,
         revive_below: float = 0.03,
+        places: int = 0,
     ):
         super().__init__()
+        if places and decay < 1:
+            raise ValueError("Codebooks per place do not move while training: set decay to 1.")
+        self.places = places
         self.decay, self.commitment, self.epsilon, self.revive_below = decay, commitment, epsilon, revive_below
-        codebook = torch.randn(codes, dimensions, generator=torch.Generator().manual_seed(0))
+        shape = (places, codes, dimensions) if places else (codes, dimensions)
+        codebook = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         self.register_buffer("codebook", codebook)
         self.register_buffer("ema_sum", codebook.clone())
-        self.register_buffer("ema_count", torch.ones(codes))
-
-    def squared_distances(self, latent: Tensor) -> Tensor:
-        """``(…, D)`` → ``(…, K)``."""
-        cross = latent @ self.codebook.T
-        return latent.square().sum(-1, keepdim=True) - 2 * cross + self.codebook.square().sum(-1)
+        self.register_buffer("ema_count", torch.ones(shape[:-1]))
 
     def nearest(self, latent: Tensor) -> Tensor:
-        """Tokens ``(…)`` of latents ``(…, D)``."""
-        return self.squared_distances(latent).argmin(-1)
+        """Tokens ``(…)`` of latents ``(…, D)``; with places ``(…, T)`` of ``(…, T, D)``."""
+        if not self.places:
+            return (0.5 * self.codebook.square().sum(-1) - latent @ self.codebook.T).argmin(-1)
+        # One product per place; ½ ‖code‖² − latent · code is all that the nearest depends on.
+        rows = latent.flatten(0, -3).transpose(0, 1)
+        half = 0.5 * self.codebook.square().sum(-1)[:, None]
+        return torch.baddbmm(half, rows, self.codebook.mT, alpha=-1).argmin(-1).T.reshape(latent.shape[:-1])
 
     def lookup(self, tokens: Tensor) -> Tensor:
-        """Code vectors ``(…, D)`` of tokens ``(…)``."""
+        """Code vectors ``(…, D)`` of tokens ``(…)``; with places ``(…, T)``."""
+        if self.places:
+            return self.codebook[torch.arange(self.places, device=tokens.device), tokens]
         return F.embedding(tokens, self.codebook)
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,24 +86,36 @@ class Quantiser(nn.Module):
 
     @torch.no_grad()
     def fit(self, latent: Tensor, iterations: int = 20, seed: int = 0) -> None:
-        """K-means the codes over latents ``(N, D)``, N ≥ K; an empty cluster restarts at the worst-coded one."""
-        if len(latent) < len(self.codebook):
-            raise ValueError(f"{len(latent)} latents cannot place {len(self.codebook)} codes: give more bodies.")
+        """K-means the codes over latents ``(N, D)``, with places ``(N, T, D)``; N ≥ K."""
+        codes = self.codebook.shape[-2]
+        if len(latent) < codes:
+            raise ValueError(f"{len(latent)} latents cannot place {codes} codes: give more bodies.")
         generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(len(latent), generator=generator)[: len(self.codebook)].to(latent.device)
-        self.codebook.copy_(latent[chosen])
-        count = torch.ones_like(self.ema_count)
-        for _ in range(iterations):
-            tokens = self.nearest(latent)
-            count = torch.bincount(tokens, minlength=len(self.codebook)).to(latent)
-            total = torch.zeros_like(self.codebook).index_add_(0, tokens, latent)
-            empty = (count == 0).nonzero().flatten()
-            if len(empty):
-                worst = (latent - self.lookup(tokens)).square().sum(1).topk(len(empty)).indices
-                total[empty], count[empty] = latent[worst], 1.0
-            self.codebook.copy_(total / count[:, None])
-        self.ema_count.copy_(count)
-        self.ema_sum.copy_(self.codebook * count[:, None])
+        placed = [
+            k_means(part, codes, iterations, generator) for part in (latent.unbind(1) if self.places else (latent,))
+        ]
+        for buffer, parts in zip((self.codebook, self.ema_count), zip(*placed, strict=True), strict=True):
+            buffer.copy_(torch.stack(parts) if self.places else parts[0])
+        self.ema_sum.copy_(self.codebook * self.ema_count[..., None])
+
+
+def k_means(latent: Tensor, codes: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Centres ``(K, D)`` over latents ``(N, D)`` and how many chose each ``(K)``.
+
+    An empty cluster restarts at the latent that is coded worst.
+    """
+    chosen = torch.randperm(len(latent), generator=generator)[:codes].to(latent.device)
+    centres, count = latent[chosen].clone(), latent.new_ones(codes)
+    for _ in range(iterations):
+        tokens = (0.5 * centres.square().sum(-1) - latent @ centres.T).argmin(-1)
+        count = torch.bincount(tokens, minlength=codes).to(latent)
+        total = torch.zeros_like(centres).index_add_(0, tokens, latent)
+        empty = (count == 0).nonzero().flatten()
+        if len(empty):
+            worst = (latent - centres[tokens]).square().sum(1).topk(len(empty)).indices
+            total[empty], count[empty] = latent[worst], 1.0
+        centres = total / count[:, None]
+    return centres, count
 
 
 class ResidualQuantiser(nn.Module):

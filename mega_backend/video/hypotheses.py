@@ -87,28 +87,28 @@ class Hypothesiser:
         sightings = [sighting for *_, sighting in seen]
         crops = [square_crop(sighting.landmarks, self.size) for sighting in sightings]
         features = recoverer._features(None, crops, sightings)
-        rotation, weak = (part.double().cpu().numpy() for part in recoverer._pose(features))
         best = recoverer.model.best(features)
         tokens, log_probability = best.tokens[:, None], best.log_probability[:, None]
+        # The same noise in every frame of a person: hypothesis n of neighbouring frames then is the same idea.
+        seeds = [self.seed * 1_000_003 + track for track, *_ in seen]
         if count > 1:
-            # The same noise in every frame of a person: hypothesis n of neighbouring frames then is the same idea.
-            seeds = [self.seed * 1_000_003 + track for track, *_ in seen]
             drawn = recoverer.model.draw(features, count - 1, self.steps, self.temperature, generator=seeds)
             tokens = torch.cat([tokens, drawn.tokens], dim=1)
             log_probability = torch.cat([log_probability, drawn.log_probability], dim=1)
         tokens, log_probability = tokens.cpu().numpy(), log_probability.float().cpu().numpy()
+        rotation, weak = recoverer._poses(features, tokens, seeds)
         canonical = recoverer._decode(tokens.reshape(-1, tokens.shape[-1]))
         canonical = canonical.reshape(len(seen), count, *canonical.shape[1:])
         vertices = []
         for i, (sighting, crop) in enumerate(zip(sightings, crops, strict=True)):
             turn, start = recoverer._place(rotation[i], weak[i], crop, self.focal_length, self.size)
-            turned = canonical[i] @ turn.T.astype(np.float32)
+            turned = canonical[i] @ turn.transpose(0, 2, 1).astype(np.float32)
             marks = sighting.landmarks[list(COCO17_LANDMARKS)]
             translation = camera.fit_translation(
                 recoverer._joints(turned, "coco17"),
                 marks[:, :2],
                 landmark_trust(marks, self.size),
-                np.repeat(start[None], count, axis=0),
+                start,
                 self.focal_length,
                 self.size,
                 LANDMARK_ERROR * crop.side,

@@ -136,12 +136,37 @@ def test_condition_computed_once_equals_features_each_time(make):
 @torch.no_grad()
 def test_fresh_landmark_model_prefers_codes_near_the_regressed_latent():
     model, features = landmark_model()
-    torch.nn.init.zeros_(model.decoder.head.weight)
-    torch.nn.init.zeros_(model.decoder.head.bias)
     latent = model.condition(features).latent
-    nearest = torch.cdist(latent, model.latent_head.codebook.expand(3, -1, -1)).argmin(-1)
+    nearest = torch.cdist(latent.transpose(0, 1), model.latent_head.codebook).argmin(-1).T
     nothing = torch.zeros(3, 6, dtype=torch.long)
     assert torch.equal(model.logits(nothing, nothing.bool(), features).argmax(-1), nearest)
+
+
+@torch.no_grad()
+def test_known_tokens_move_what_the_regressor_says_and_masked_ones_do_not():
+    """What lies in a masked place is nothing to read; what is known counts, in logits and in the rotation."""
+    model, features = landmark_model()
+    torch.nn.init.normal_(model.prior.known.weight)
+    torch.nn.init.normal_(model.prior.pose.weight)
+    tokens, visible = torch.randint(0, 64, (3, 6)), torch.zeros(3, 6, dtype=torch.bool)
+    visible[:, :2] = True
+    before = model.logits(tokens, visible, features)
+    changed = torch.where(visible, tokens, (tokens + 7) % 64)
+    assert torch.equal(model.logits(changed, visible, features), before)
+    changed[:, 0] = (tokens[:, 0] + 7) % 64
+    assert not torch.allclose(model.logits(changed, visible, features), before)
+    rotation, camera, spread = model.pose_under(features, torch.stack([tokens, changed], dim=1))
+    assert rotation.shape == (3, 2, 6) and camera.shape == (3, 2, 3) and (spread > 0).all()
+    assert not torch.allclose(rotation[:, 0], rotation[:, 1])
+
+
+@torch.no_grad()
+def test_models_without_a_regressor_have_one_pose_for_all_hypotheses():
+    model, features = image_model()
+    rotation, camera, spread = model.pose_under(features, torch.randint(0, 64, (3, 4, 6)))
+    expected = model.pose(features)
+    assert all(torch.equal(a[:, n], b) for a, b in zip((rotation, camera), expected, strict=True) for n in range(4))
+    assert not spread.any()
 
 
 @torch.no_grad()

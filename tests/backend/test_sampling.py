@@ -113,23 +113,50 @@ def test_frequencies_of_one_place_follow_the_noise_scale():
 
 def test_known_codes_are_answered_by_the_nearest_to_the_expected_one():
     """Many near codes outweigh the single likeliest one."""
-    codebook = torch.tensor([[0.0], [1.0], [1.1], [1.2], [3.0]])
-    log_probability = torch.tensor([0.3, 0.2, 0.2, 0.2, 0.1]).log()
+    codebook = torch.tensor([[[0.0], [1.0], [1.1], [1.2], [3.0]]])
+    log_probability = torch.tensor([[[0.3, 0.2, 0.2, 0.2, 0.1]]]).log()
     assert sampling.likeliest(log_probability, None) == 0
     assert sampling.likeliest(log_probability, codebook) == 1  # expected 0.96
 
 
-def test_scale_pulls_sampled_codes_towards_the_expected_one():
-    codebook = torch.arange(-10, 11).float()[:, None]
-    log_probability = torch.full((1, 1, 21), -torch.inf)
-    log_probability[..., [0, 20]] = 0.5 * torch.ones(2).log() - torch.tensor(2.0).log()
-    scores = log_probability.expand(200, 1, 21)
-    spreads = []
-    for scale in (0.0, 0.3, 0.7, 1.0, 2.0):
-        generators = [sampling.row_generator(0, row) for row in range(200)]
-        drawn = sampling.draw_codes(scores, scores, scale, generators, codebook)
-        spreads.append(codebook[drawn].abs().mean().item())
-    assert spreads == pytest.approx([0.0, 3.0, 7.0, 10.0, 10.0], abs=0.01)
+def test_every_place_has_codes_of_its_own():
+    codebook = torch.randn(3, 8, 2)
+    tokens = torch.randint(0, 8, (5, 3))
+    codes = sampling.lookup(codebook, tokens)
+    assert torch.equal(codes[4, 2], codebook[2, tokens[4, 2]])
+    assert torch.equal(sampling.nearest_code(codes, codebook), tokens)
+    certain = torch.nn.functional.one_hot(tokens, 8).float()
+    assert torch.equal(sampling.expected_code(certain, codebook), codes)
+
+
+def test_noise_of_different_places_goes_together():
+    """Unit variance everywhere, and the correlations that `together` says."""
+    together = torch.tensor([[0.9, 0.0], [0.0, 0.5], [-0.9, 0.0], [0.0, 0.0]])
+    codes = sampling.Codes(torch.zeros(2, 5, 2), together)
+    noise = codes.noise([sampling.row_generator(3, row) for row in range(40000)]).flatten(1)
+    covariance = noise.T @ noise / len(noise)
+    expected = together @ together.T
+    expected.fill_diagonal_(1.0)
+    torch.testing.assert_close(covariance, expected, atol=0.05, rtol=0)
+
+
+def test_codes_drawn_with_noise_have_the_mean_and_spread_of_the_probability():
+    side = torch.linspace(-6, 6, 25)
+    codebook = torch.cartesian_prod(side, side)[None]
+    precision = torch.tensor([[1.5, 0.6], [0.6, 0.8]])
+    away = codebook - torch.tensor([1.0, -0.5])
+    log_probability = torch.einsum("tkd,de,tke->tk", away, -0.5 * precision, away).log_softmax(-1)
+    probability = log_probability.exp().expand(4000, -1, -1)
+    noise = torch.randn(4000, 1, 2, generator=torch.Generator().manual_seed(0))
+    drawn = sampling.lookup(codebook, sampling.draw_near(probability, 1.0, noise, codebook))[:, 0]
+    torch.testing.assert_close(drawn.mean(0), torch.tensor([1.0, -0.5]), atol=0.06, rtol=0)
+    torch.testing.assert_close(torch.cov(drawn.T), torch.linalg.inv(precision), atol=0.15, rtol=0)
+    halved = sampling.lookup(codebook, sampling.draw_near(probability, 0.5, noise, codebook))[:, 0]
+    torch.testing.assert_close(halved.std(0), 0.5 * drawn.std(0), atol=0.06, rtol=0)
+    assert torch.equal(
+        sampling.draw_near(probability[:5], 0.0, noise[:5], codebook),
+        sampling.likeliest(log_probability[None], codebook).expand(5, 1),
+    )
 
 
 def test_progress_ends_at_one_and_may_cancel(model, features):

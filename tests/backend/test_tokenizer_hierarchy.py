@@ -6,7 +6,7 @@ import torch
 
 from mega_backend.body import Body
 from mega_backend.rotations import matrix_from_axis_angle
-from mega_backend.tokenizer.hierarchy import Hierarchy, edge_graph, farthest_points, fit_lift
+from mega_backend.tokenizer.hierarchy import Hierarchy, edge_graph, farthest_points, fit_lift, points_in_parts
 
 SIZES = (430, 54)
 
@@ -98,3 +98,17 @@ def test_lift_keeps_rigid_motion_and_brings_the_full_body_back(body, hierarchy):
     points = held_out[:, hierarchy.levels[0].copy()]
     lifted = torch.einsum("vl,bvlc->bvc", torch.as_tensor(weights), points[:, torch.as_tensor(ids).long()])
     assert (lifted - held_out).norm(dim=-1).mean() < 2e-3
+
+
+def test_parts_have_the_points_that_they_were_given(body):
+    part, counts = body.vertex_part.numpy(), {0: 7, 1: 5, 2: 3, 8: 5}
+    graph = edge_graph(body.mean.numpy(), body.quads.numpy())
+    points = points_in_parts(graph, part, counts)
+    assert {label: int((part[points] == label).sum()) for label in counts} == counts
+    assert len(set(points)) == 20
+    # The first points of every part lie far apart: the first half already has some of each.
+    assert set(part[points[:10]]) == set(counts)
+    levels = Hierarchy.of_mesh(body.mean.numpy(), body.quads.numpy(), (60, 20), None, part, counts).levels
+    assert np.array_equal(levels[1], points) and np.array_equal(levels[0][:20], points)
+    with pytest.raises(ValueError, match="add up"):
+        Hierarchy.of_mesh(body.mean.numpy(), body.quads.numpy(), (60, 21), None, part, counts)

@@ -91,3 +91,21 @@ def test_gradients_pass_to_the_latents():
     # The rotation takes the latent to its code; a gradient along the code comes back along the latent.
     (gradient,) = torch.autograd.grad((rotated(latent, codes) * codes).sum(), latent)
     assert (torch.cosine_similarity(gradient, latent) > 0.999).all()
+
+
+def test_codebooks_per_place_are_one_quantiser_for_each():
+    """Tokens, codes and placing equal those of separate quantisers; such codebooks do not move by themselves."""
+    latent = torch.randn(400, 3, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 0.2])[:, None]
+    together = Quantiser(16, 2, decay=1.0, places=3)
+    together.fit(latent)
+    tokens, codes, loss = together(latent)
+    assert loss < 0.01 * latent.square().mean()
+    for place in range(3):
+        alone = Quantiser(16, 2, decay=1.0)
+        alone.codebook.copy_(together.codebook[place])
+        expected, expected_codes, _ = alone(latent[:, place])
+        assert torch.equal(tokens[:, place], expected)
+        assert torch.equal(codes[:, place], expected_codes)
+    assert torch.equal(together.lookup(tokens[7:8]), codes[7:8])
+    with pytest.raises(ValueError, match="decay"):
+        Quantiser(16, 2, places=3)

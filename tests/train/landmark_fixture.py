@@ -55,6 +55,7 @@ def tokenizer(folder) -> MeshVQVAE:
     }
     model = MeshVQVAE.build(config, [_connections(encoder), _connections(decoder)], seed=1)
     weights = torch.softmax(-20 * nearest.values, dim=1)
+    model.token_part.copy_(body.vertex_part[points[:: POINTS // TOKENS]])
     model.set_lift(points.int(), nearest.indices.int(), weights)
     meshes = body.subset(points).canonical_skin(rotations, shape)
     with torch.no_grad():

@@ -63,7 +63,7 @@ def test_training_on_a_device_goes_on_until_it_is_done(data, tmp_path, monkeypat
 
     def slow(self, step, number, generator):
         calls.append(step)
-        if len(calls) == 3:
+        if step == 2 and calls.count(2) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return shard(self, step, number, generator)
 

@@ -164,3 +164,31 @@ def test_training_begins_as_an_exported_network_with_new_tokens(task, body, tmp_
     assert torch.equal(second.model.codebook, placed), "a decay of 1 freezes the codebook"
     with pytest.raises(ValueError, match="another network"):
         Tokenizer(settings(start=folder, sizes=(100, 20)), body, synthetic)
+
+
+def test_codes_are_placed_again_and_in_the_end_only_the_decoder_learns(body):
+    """Codebooks for each token, tokens for each part; after `freeze_encoder_from` nothing before the codes moves."""
+    tokens = {"head": 3, "torso": 5, "left_arm": 3, "right_arm": 3, "left_leg": 3, "right_leg": 3}
+    changes = {"codebook_per_place": True, "decay": 1.0, "revive_below": 0.0, "tokens": tokens}
+    steps = {"quantise_from": 0, "place_again": (2,), "freeze_encoder_from": 2}
+    task = Tokenizer(settings(**changes, **steps), body, synthetic)
+    parts = {name: int((task.model.token_part == i).sum()) for i, name in enumerate(body.part_names)}
+    assert {name: count for name, count in parts.items() if count} == tokens
+    assert task.model.codebook.shape == (20, 32, 9)
+    optimizer = torch.optim.AdamW(task.parameters(), lr=1e-2)
+    seen = []
+    for step in range(4):
+        task.begin_step(step)
+        loss, _ = task(task.shard(step, 0, step_generator(0, step, 0)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen.append((task.model.layers[0].convolution.weights.clone(), task.model.codebook.clone()))
+    (first, placed), (second, kept), (third, again), (fourth, last) = seen
+    assert not torch.equal(first, second) and torch.equal(second, third) and torch.equal(third, fourth)
+    assert torch.equal(placed, kept) and not torch.equal(kept, again) and torch.equal(again, last)
+
+
+def test_tokens_of_unknown_parts_are_refused(body):
+    with pytest.raises(ValueError, match="tail"):
+        build(settings(tokens={"tail": 20}), body, synthetic(body, "train"))

@@ -98,7 +98,7 @@ HANDFUL = {
     "tokenizer": (120, 1e-2, "distance_mm", 8.0),
     "smpl_tokenizer": (250, 2e-2, "distance_mm", 10.0),
     "pretrain": (60, 1e-2, "tokens", 0.05),
-    "regressor": (80, 5e-3, "latent", 0.01),
+    "regressor": (250, 5e-3, "latent", 0.01),
     "masked": (200, 1e-2, "tokens", 0.05),
     "image_mega": (60, 5e-3, "token", 0.05),
     "image_vqhps": (60, 5e-3, "token", 0.05),

@@ -13,7 +13,13 @@ from train.data import views
 
 LIMBS = [11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
 EXACT = replace(
-    views.ViewOptions().benign(), noise=0.0, hidden_noise=0.0, swapped=0.0, estimate_angle=0.0, depth_flip=0.0
+    views.ViewOptions().benign(),
+    noise=0.0,
+    hidden_noise=0.0,
+    swapped=0.0,
+    turned_around=0.0,
+    estimate_angle=0.0,
+    depth_flip=0.0,
 )
 
 
