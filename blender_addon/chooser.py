@@ -15,7 +15,7 @@ import bpy
 import gpu
 from gpu_extras.batch import batch_for_shader
 
-from .scene import exif
+from .scene import exif, found
 
 DIM = (0.02, 0.02, 0.02, 0.85)
 CHOSEN, LEFT_OUT, NEW = (1.0, 0.62, 0.15, 1.0), (0.75, 0.75, 0.75, 0.8), (0.4, 0.8, 1.0, 1.0)
@@ -143,10 +143,11 @@ def _draw_image() -> None:
 
 def _boxes(context: bpy.types.Context, mapping: Mapping) -> None:
     scale = context.preferences.system.ui_scale
-    for number, person in enumerate(context.scene.mega.found, 1):
+    settings = context.scene.mega
+    for number, (person, box) in enumerate(zip(settings.found, found.shown(settings).tolist(), strict=True), 1):
         colour = CHOSEN if person.chosen else LEFT_OUT
-        _box(mapping, tuple(person.box), colour, (2.5 if person.chosen else 1.2) * scale)
-        x, y = mapping.to_region(person.box[0], person.box[1])
+        _box(mapping, box, colour, (2.5 if person.chosen else 1.2) * scale)
+        x, y = mapping.to_region(box[0], box[1])
         _label(f"{number}" if person.chosen else f"{number}  left out", x, y, colour, scale)
     for box in state.looking:
         _box(mapping, box, NEW, 1.2 * scale)

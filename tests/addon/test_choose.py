@@ -33,6 +33,16 @@ def test_who_was_found_survives_saving_and_undo(blender, photo, tmp_path):
     np.testing.assert_array_equal(chosen["landmarks"], np.full((1, 33, 3), 0.5, np.float32))
 
 
+def test_a_click_on_the_head_above_the_landmarks_still_is_a_click_on_the_person(blender, photo):
+    from mega_mesh_recovery.blender_addon.scene import found
+
+    settings = blender.context.scene.mega
+    blender.ops.mega.find_people(filepath=str(photo))
+    assert (found.at(settings, 20, 30), found.at(settings, 60, 30), found.at(settings, 40, 30)) == (0, 1, None)
+    assert found.at(settings, 20, 3) == 0 and found.at(settings, 20, 1) is None
+    assert (found.shown(settings) >= 0).all() and (found.shown(settings) <= (80, 60, 80, 60)).all()
+
+
 def test_boxes_by_hand_add_people(blender, photo):
     settings = blender.context.scene.mega
     settings.picture = str(photo)
