@@ -83,7 +83,7 @@ class ClipImporter:
     @property
     def people(self) -> int:
         """How many people there are so far."""
-        return len(self._people)
+        return sum(bool(each.frames) for each in self._people.values())
 
     def build(self, build: Build) -> None:
         """A person's own body, or a better one."""
@@ -108,7 +108,9 @@ class ClipImporter:
                 self._add_mesh(known, frame, axes.to_blender(moment.vertices[number]))
 
     def finish(self, context: bpy.types.Context) -> Iterator[None]:
-        """What remains, in steps that are short each."""
+        """What remains, in steps that are short each; nothing where all of it was undone or deleted meanwhile."""
+        if self._collection not in bpy.data.collections or self._root not in bpy.data.objects:
+            return
         for known in self._people.values():
             if known.mesh in bpy.data.objects:
                 self._finish_mesh(known)

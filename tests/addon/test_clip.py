@@ -260,10 +260,8 @@ def test_a_recovered_person_gets_an_armature(bpy, photo, motion):
     assert armature.parent == person.parent and armature.users_collection == person.users_collection
 
 
-def test_frames_are_put_in_in_short_steps(bpy, motion, extension, capsys):
-    """Each frame and each step of the end takes the main thread for a few milliseconds; the bound leaves room."""
-    import time
-
+def many(bpy, motion):
+    """An importer of a clip of one person, as a mesh and an armature."""
     from mega_mesh_recovery.blender_addon.scene.clip import ClipImporter, Options
     from mega_mesh_recovery.blender_addon.scene.movies import Source
 
@@ -278,7 +276,25 @@ def test_frames_are_put_in_in_short_steps(bpy, motion, extension, capsys):
     vertices, heads = (part[0].numpy() for part in motion.body.rest(motion.body.shape_bank[:1]))
     importer.build(Build(1, vertices, heads))
     importer._set_timeline = lambda: None  # the picture does not exist
-    times = []
+    return importer
+
+
+def test_what_is_undone_while_it_arrives_begins_again(bpy, motion, extension):
+    importer = many(bpy, motion)
+    first, second = (moment(motion.body, index, index / 25, [motion._person(1, index)], True) for index in (0, 1))
+    importer.add(first)
+    bpy.data.batch_remove([*bpy.data.objects, *bpy.data.collections])
+    importer.add(second)
+    assert len(bpy.data.objects["many Person 1"].data.shape_keys.key_blocks) == 1
+    bpy.data.batch_remove([*bpy.data.objects, *bpy.data.collections])
+    assert not list(importer.finish(bpy.context)) and not bpy.data.objects
+
+
+def test_frames_are_put_in_in_short_steps(bpy, motion, extension, capsys):
+    """Each frame and each step of the end takes the main thread for a few milliseconds; the bound leaves room."""
+    import time
+
+    importer, times = many(bpy, motion), []
 
     def timed(step):
         began = time.thread_time()
