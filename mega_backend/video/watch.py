@@ -19,6 +19,7 @@ from mega_backend.people.find import (
     FEWEST_SEEN,
     MAIN,
     _Circle,
+    _combined,
     _detection,
     _distance,
     _distinct_poses,
@@ -155,8 +156,7 @@ def _follow(eye: _Eye, pose: _Pose) -> _Pose | None:
     moved = float(np.median(np.hypot(*(look.points - pose.points)[seen].T)) / circle.radius)
     if disagreement > AGREEMENT or moved > 0.25 or not 0.6 < look.circle.radius / circle.radius < 1.6:
         return None
-    mean = {name: (getattr(look, name) + getattr(mirrored, name)) / 2 for name in ("points", "visibility", "world")}
-    return replace(look, **mean, disagreement=disagreement)
+    return _combined([look, mirrored], disagreement)
 
 
 def _circle(detection: people.Detection) -> _Circle:
