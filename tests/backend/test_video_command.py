@@ -37,11 +37,11 @@ def test_going_on_equals_an_uninterrupted_run(clip, tiny_model, tmp_path, monkey
     looked_at = []
     watch = recover.Watcher.watch
 
-    def failing(self, frames):
+    def failing(self, frames, *others):
         if len(looked_at) == 2:
             raise KeyboardInterrupt
         looked_at.append(frames[0].index)
-        return watch(self, frames)
+        return watch(self, frames, *others)
 
     monkeypatch.setattr(recover.Watcher, "watch", failing)
     assert video(clip, tiny_model, parts) == 130
