@@ -45,7 +45,8 @@ class MotionOptions:
     """How motion is made. Times in seconds.
 
     hypotheses N per frame; seed, steps, temperature of the sampling; smoothing: off, light or strong. gap: the longest
-    that is filled. shortest: people seen for less are no people. context: how far smoothing looks either way.
+    that is filled. shortest: who is seen for less, before or after an absence, is nobody. context: how far smoothing
+    looks either way.
     """
 
     hypotheses: int = 5
@@ -96,14 +97,17 @@ class FrameResult:
 
 @dataclass
 class _Person:
-    """What is known of a track: rows whose choice is open, rows chosen, the body's shape, when it was seen last."""
+    """What is known of a track: rows whose choice is open, rows chosen, the body's shape, when it was seen last.
+
+    goes_on: the first of the chosen rows goes on from one that has been let go.
+    """
 
     open: list[Row] = field(default_factory=list)
     chosen: list[Row] = field(default_factory=list)
     finder: PathFinder | None = None
     shapes: list[np.ndarray] = field(default_factory=list)
     trusts: list[float] = field(default_factory=list)
-    proven: bool = False
+    goes_on: bool = False
     last: float = -np.inf
 
     def shape(self) -> np.ndarray:
@@ -145,6 +149,7 @@ class MotionSolver:
         self._legs = [_Leg(self.body.joint_names, side) for side in "LR"]
         self._people: dict[int, _Person] = {}
         self._waiting: list[tuple[int, float]] = []
+        self._interval = 0.0
 
     def push(self, frames: Frames) -> list[FrameResult]:
         """Add frames; returns those that are done, in order."""
@@ -161,6 +166,8 @@ class MotionSolver:
         self._waiting += [(index, time) for index, time, _ in frames]
         if not frames:
             return []
+        steps = np.diff([time for _, time in self._waiting[-len(frames) - 1 :]])
+        self._interval = float(np.median(steps)) if len(steps) else self._interval
         now = frames[-1][1]
         for person in self._people.values():
             if person.open and now - person.open[-1].time > self.options.gap:
@@ -212,27 +219,30 @@ class MotionSolver:
         self._waiting = self._waiting[len(ready) :]
         found: dict[int, list[TrackedPerson]] = {index: [] for index, _ in ready}
         for track, person in sorted(self._people.items()):
-            for stretch in self._stretches(person.chosen):
-                length = stretch[-1].time - stretch[0].time
-                person.proven = person.proven or length >= self.options.shortest
-                if person.proven:
-                    for index, result in self._moving(track, person, stretch, ready):
-                        found[index].append(result)
+            for stretch in _runs(self._lasting(person), self.options.gap):
+                for index, result in self._moving(track, person, stretch, ready):
+                    found[index].append(result)
         last = ready[-1][1]
         for person in self._people.values():
-            person.chosen = [row for row in person.chosen if row.time > last - self.options.context]
+            old = [row for row in person.chosen if row.time <= last - self.options.context]
+            person.chosen = person.chosen[len(old) :]
+            if old:
+                person.goes_on = bool(person.chosen) and person.chosen[0].time - old[-1].time <= self._pause()
         # Whom the tracker has forgotten does not come back.
         self._people = {track: person for track, person in self._people.items() if last - person.last < FORGOTTEN}
         return [FrameResult(index, time, found[index]) for index, time in ready]
 
-    def _stretches(self, rows: list[Row]) -> list[list[Row]]:
-        """Rows without a gap that is too long to be filled."""
-        result: list[list[Row]] = []
-        for row in rows:
-            if not result or row.time - result[-1][-1].time > self.options.gap:
-                result.append([])
-            result[-1].append(row)
+    def _lasting(self, person: _Person) -> list[Row]:
+        """The chosen rows without sightings so short, before or after an absence, that nobody can be sure of them."""
+        result = []
+        for number, run in enumerate(_runs(person.chosen, self._pause())):
+            if run[-1].time - run[0].time >= self.options.shortest or (number == 0 and person.goes_on):
+                result += run
         return result
+
+    def _pause(self) -> float:
+        """Seconds without a sighting that are an absence, however few frames a second there are."""
+        return max(self.options.shortest, 2.5 * self._interval)
 
     @torch.no_grad()
     def _moving(
@@ -351,6 +361,16 @@ class _Leg:
         at = {name: names.index(f"{name}.{side}") for name in ("upperleg01", "upperleg02", "lowerleg01", "foot")}
         self.hip, self.knee, self.ankle = at["upperleg01"], at["lowerleg01"], at["foot"]
         self.thigh, self.shin = [at["upperleg01"], at["upperleg02"]], [at["lowerleg01"]]
+
+
+def _runs(rows: Sequence[Row], pause: float) -> list[list[Row]]:
+    """Rows with no more than so many seconds between them."""
+    result: list[list[Row]] = []
+    for row in rows:
+        if not result or row.time - result[-1][-1].time > pause:
+            result.append([])
+        result[-1].append(row)
+    return result
 
 
 def sightings_of(frames: Frames) -> list[tuple[int, int, float, Sighting]]:

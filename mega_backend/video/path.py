@@ -51,7 +51,7 @@ class PathFinder:
         step = max(time - self._times[-2], 1e-3)
         velocity = (now[None] - before[:, None]) / step  # (N, N, J, 3) from each to each
         motion = np.square(velocity / self.options.speed).sum(-1).mean(-1)
-        if self._cost.shape[0] == 1:
+        if len(self._joints) == 2:
             self._cost = self._cost[0][:, None] + motion + first
             return self._final()
         earlier = max(self._times[-2] - self._times[-3], 1e-3)

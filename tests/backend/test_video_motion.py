@@ -194,3 +194,9 @@ def test_a_leg_bends_to_where_the_foot_should_be():
     assert np.linalg.norm(moved - target, axis=1).max() < 2e-3
     still = placing.bend_leg(hip, knee, ankle, ankle)
     assert np.allclose(still, np.eye(3), atol=1e-6)
+
+
+def test_one_hypothesis_is_a_path_too():
+    rng, finder = np.random.default_rng(0), PathFinder(PathOptions(look_ahead=3))
+    path = [i for t in range(9) for i in finder.push(np.zeros(1), rng.normal(size=(1, 4, 3)), t / 10)]
+    assert path + finder.finish() == [0] * 9

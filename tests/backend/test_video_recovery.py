@@ -57,3 +57,18 @@ def test_a_foot_stands_while_it_keeps_its_place():
     standing = placing.contacts(np.arange(20) / 10, landmarks, np.ones(20, bool))
     assert (standing[:8, :2] > 0.5).all() and (standing[13:, :2] < 0.1).all()
     assert (standing[:, 2:] > 0.5).all()
+
+
+def test_a_glimpse_after_an_absence_is_nobody():
+    """Somebody leaves; for two frames the tracker takes something else for them: no body flies there."""
+    recoverer = mega_backend.load()
+    body = detections(1)[0]
+    frames = []
+    for index in range(24):
+        landmarks = body.landmarks.copy()
+        landmarks[:, :2] += [200.0 if index >= 16 else 0.0, 0]
+        seen = [(1, Sighting(body.box, landmarks, body.landmarks_3d))] if index < 10 or index in (16, 17) else []
+        frames.append((index, index / 10, seen))
+    solver = MotionSolver(recoverer, SIZE, options=MotionOptions(hypotheses=1))
+    results = solver.push(frames[:12]) + solver.push(frames[12:]) + solver.finish()
+    assert [bool(frame.people) for frame in results] == [index < 10 for index in range(24)]
