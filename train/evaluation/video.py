@@ -140,10 +140,15 @@ def see(points: Tensor, place: Tensor, focal: float, random: Lasting, hidden: fl
     # What is covered is guessed as badly as what lies beyond the frame: where a board hid the legs in those rendered
     # frames, the detector put knees and ankles 0.10 and 0.13 of the body's size away, with visibilities of 0.3.
     covered = half_hidden(frames, hidden, random.generator, rate) if hidden else torch.zeros_like(unseen)
-    noisy = views.detector_noise(flat, size, unseen, covered, random, options)
+    worse = torch.where(random.happens(options.poor, frames), random.uniform(frames, low=1.0, high=3.5), 1.0)
     visibility = views.reported_visibility(unseen, covered, random)
-    space = views.detector_estimate(points, unseen | covered, random, options)
+    noisy = views.detector_noise(flat, size, unseen, covered, visibility, worse, random, options)
+    space = views.detector_estimate(points, noisy, unseen | covered, worse, random, options)
     swap = views.swapped_sides(random, frames, options)
+    # Now and then a back is taken for a front for a while.
+    around = random.happens(options.turned_around, frames)[:, None]
+    swap = torch.where(around, torch.tensor(views.MIRROR), swap)
+    space[..., 2] = torch.where(around, -space[..., 2], space[..., 2])
     pixels = torch.gather(noisy, 1, swap[..., None].expand(-1, -1, 2)) * scale + torch.tensor(SIZE) / 2
     landmarks = torch.cat([pixels, visibility.gather(1, swap)[..., None]], -1).numpy().astype(np.float32)
     space = torch.gather(space, 1, swap[..., None].expand(-1, -1, 3)).numpy().astype(np.float32)
