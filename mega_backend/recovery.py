@@ -4,6 +4,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from . import __version__, camera, checkpoint, people, pictures
 from .body import Body
 from .explain import Iteration
+from .locking import hold, neighbour_means
 from .model.conditioning import landmark_features
 from .model.sampling import Samples, row_generator
 from .people import Crop, Detection, square_crop
@@ -34,6 +36,8 @@ COCO17_LANDMARKS = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 2
 """The detector's landmark for each of the 17 COCO joints."""
 REDRAWN = 8
 """So many times a random person who is not plausible is drawn again."""
+STEPS, HELD_STEPS = 4, 10
+"""Steps of the refinement; more where kept parts must be met."""
 LANDMARK_ERROR = 0.02
 """How far off a good landmark is, relative to the crop's side."""
 PART_GROUPS = {
@@ -74,6 +78,7 @@ class Recoverer:
             # Small batches of small solves: on the CPU whatever the model's device.
             posing = copy.deepcopy(self.body).cpu()
             self._refiner = Refiner(Rig(posing), posing)
+            self._neighbour_means = neighbour_means(self.faces, self.body.vertex_count)
             self._judge = Judge(posing, self._refiner.rig)
 
     @classmethod
@@ -562,6 +567,8 @@ class Recoverer:
         vertices = turned + translations[:, None]
         if refine and self._refiner is not None:
             vertices = self._refined(vertices, landmarks, fit, anchor)
+            if anchor is not None:
+                vertices = hold(vertices, *anchor, self._neighbour_means)
             translations = vertices.mean(axis=1)
             # The rotation belongs to the tokens' mesh, so that whoever draws some of them anew starts from this pose.
             centred = vertices - translations[:, None]
@@ -612,8 +619,12 @@ class Recoverer:
             held = Held(tensor(kept), torch.as_tensor(anchor[1]))
         with torch.no_grad():
             pose = self._refiner.rig.fit(tensor(vertices))
+            if anchor is not None:
+                # The same person: whoever keeps an arm keeps its length.
+                own = self._refiner.rig.fit(tensor(anchor[0][None]))
+                pose = replace(pose, shape=own.shape.expand_as(pose.shape))
             if fit is not None or held is not None:
-                pose = self._refiner.refine(pose, evidence, held)
+                pose = self._refiner.refine(pose, evidence, held, STEPS if held is None else HELD_STEPS)
             return pose.vertices(self._refiner.rig.body).numpy()
 
     def _decode(self, tokens: np.ndarray) -> np.ndarray:

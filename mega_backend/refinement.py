@@ -38,6 +38,14 @@ class Held:
 
 
 @dataclass(frozen=True)
+class _Sampled:
+    """Some of the vertices that must stay: where (B,H,3), and as points of the body."""
+
+    vertices: Tensor
+    points: Points
+
+
+@dataclass(frozen=True)
 class Trust:
     """How far each thing is believed, as standard deviations.
 
@@ -53,6 +61,8 @@ class Trust:
     shape: float = 0.5
 
 
+HELD_POINTS = 80
+"""So many vertices of a part that must stay are looked at."""
 # The detector's landmarks of face and fingers are less consistent between people than those of the limbs.
 LANDMARK_TRUST = torch.tensor([0.3] * 11 + [1.0] * 6 + [0.3] * 6 + [1.0] * 6 + [0.5] * 4)
 
@@ -72,16 +82,23 @@ class Refiner:
     def refine(self, pose: Pose, evidence: Evidence, held: Held | None = None, steps: int = 4) -> Pose:
         """The refined poses; camera axes (x right, y down, z forward), one row of evidence per pose."""
         start = pose
+        if held is not None:
+            held = self._sampled(held)
         surface = self.rig.linearise(self.points, pose).points[:, self.landmark_count :] - pose.translation[:, None]
         for _ in range(steps):
             pose = self._step(pose, evidence, held, start, surface)
         return pose
 
-    def _step(self, pose: Pose, evidence: Evidence, held: Held | None, start: Pose, surface: Tensor) -> Pose:
+    def _sampled(self, held: Held) -> _Sampled:
+        every = held.which.nonzero()[:, 0]
+        chosen = every[torch.linspace(0, len(every) - 1, min(HELD_POINTS, len(every))).round().long()]
+        return _Sampled(held.vertices[:, chosen], Points(self.rig.body, chosen))
+
+    def _step(self, pose: Pose, evidence: Evidence, held: _Sampled | None, start: Pose, surface: Tensor) -> Pose:
         now = self.rig.linearise(self.points, pose)
         parts = [self._seen(now, evidence), self._kept(now, pose, surface)]
         if held is not None:
-            parts.append(self._held(now, held))
+            parts.append(self._held(pose, held))
         jacobian = torch.cat([part[0] for part in parts], dim=1)
         residual = torch.cat([part[1] for part in parts], dim=1)
         normal = jacobian.mT @ jacobian
@@ -117,9 +134,8 @@ class Refiner:
         jacobian[..., -3:] = 0
         return jacobian.flatten(1, 2) / self.trust.surface, difference.flatten(1) / self.trust.surface
 
-    def _held(self, now: Linearised, held: Held) -> tuple[Tensor, Tensor]:
+    def _held(self, pose: Pose, held: _Sampled) -> tuple[Tensor, Tensor]:
         """Whitened residuals (B,3H): vertices that must stay, against where they were."""
-        chosen = held.which[self.surface]
-        difference = held.vertices[:, self.surface[chosen]] - now.points[:, self.landmark_count :][:, chosen]
-        jacobian = now.jacobian()[:, self.landmark_count :][:, chosen]
-        return jacobian.flatten(1, 2) / self.trust.held, difference.flatten(1) / self.trust.held
+        now = self.rig.linearise(held.points, pose)
+        difference = (held.vertices - now.points) / self.trust.held
+        return now.jacobian().flatten(1, 2) / self.trust.held, difference.flatten(1)
