@@ -36,6 +36,8 @@ COCO17_LANDMARKS = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 2
 """The detector's landmark for each of the 17 COCO joints."""
 REDRAWN = 8
 """So many times a random person who is not plausible is drawn again."""
+DOUBT = 3
+"""How fast a landmark's weight in the refinement falls with its visibility: measured, better than 1."""
 STEPS, HELD_STEPS = 4, 10
 """Steps of the refinement; more where kept parts must be met."""
 LANDMARK_ERROR = 0.02
@@ -609,7 +611,8 @@ class Recoverer:
             pixels = landmarks[:, :2] - np.array(size) / 2
             evidence = Evidence(
                 tensor(np.repeat(pixels[None], count, axis=0)),
-                tensor(np.repeat(_trust(landmarks, size)[None], count, axis=0)),
+                # Landmarks that the detector doubts are several times as far off: their squared errors decide.
+                tensor(np.repeat(_trust(landmarks, size)[None] ** DOUBT, count, axis=0)),
                 focal_length,
                 tensor(np.full(count, crop.side)),
             )

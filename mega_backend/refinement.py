@@ -54,7 +54,7 @@ class Trust:
     shape: standard deviations of the population.
     """
 
-    landmark: float = 0.02
+    landmark: float = 0.012
     outlier: float = 0.08
     surface: float = 0.06
     held: float = 0.002
