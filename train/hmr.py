@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mega_backend import checkpoint
+from mega_backend.body import Body
 from mega_backend.model.mega import Mega
 from mega_backend.model.prior import LandmarkRegressor, LatentHead, Regression
 from mega_backend.model.sampling import code_moments, likeliest, lookup
@@ -39,6 +40,7 @@ class DataConfig(Config):
     bank: Path = Field(description="bodies to train on, written by train.data.bank")
     validation: Path = Field(description="bodies to validate on")
     batch: int = Field(512, gt=0, description="views of one shard of a step")
+    detections: tuple[Path, ...] = Field((), description="what a detector said of people: files of train.data.detector")
 
 
 class HmrConfig(Config):
@@ -75,6 +77,14 @@ class ViewTask(Task):
         super().__init__()
         self.config = config
         self.bank, self.validation = Bank.load(config.data.bank), Bank.load(config.data.validation)
+        self.errors = None
+        if config.data.detections:
+            from train.data.detector import Detections
+
+            seen = Detections.load(*config.data.detections)
+            body = Body.bundled()
+            bodies = seen.bank(body.subset(torch.arange(1)))
+            self.errors = views.measured(bodies.landmarks, seen.views, seen.true_landmarks)
         if self.bank.latents is None:
             raise ValueError(
                 f"{config.data.bank} holds no latents: encode it with `python -m train.data.bank --tokenizer`"
@@ -83,12 +93,19 @@ class ViewTask(Task):
     def shard(self, step: int, shard: int, generator: torch.Generator) -> Batch:
         self.bank = self.bank.to(generator.device)
         index = torch.randint(len(self.bank), (self.config.data.batch,), generator=generator, device=generator.device)
-        return self.batch(self.bank, index, generator, views.ViewOptions())
+        errors = None if self.errors is None else views.Measured(*(part.to(generator.device) for part in self.errors))
+        return self.batch(self.bank, index, generator, views.ViewOptions(), errors)
 
     @staticmethod
-    def batch(bank: Bank, index: Tensor, generator: torch.Generator, options: views.ViewOptions) -> Batch:
+    def batch(
+        bank: Bank,
+        index: Tensor,
+        generator: torch.Generator,
+        options: views.ViewOptions,
+        errors: views.Measured | None = None,
+    ) -> Batch:
         """Features and truth of one view of each body."""
-        view = views.draw(bank.landmarks[index], bank.root[index], generator, options)
+        view = views.draw(bank.landmarks[index], bank.root[index], generator, options, errors)
         batch = {
             "features": view.features,
             "rotation": view.rotation,
@@ -433,8 +450,6 @@ class MaskedTask(ViewTask):
         return {"truth_likeliest_sample": figures.compare(columns, self._body().faces.numpy())}
 
     def _body(self) -> nn.Module:
-        from mega_backend.body import Body
-
         return Body.bundled()
 
 

@@ -20,6 +20,7 @@ EXACT = replace(
     turned_around=0.0,
     estimate_angle=0.0,
     depth_flip=0.0,
+    flattening=0.0,
 )
 
 
@@ -135,3 +136,28 @@ def test_camera_fit_is_exact_for_weak_perspective():
     camera = torch.tensor([[0.9, 0.1, -0.2]]).repeat(5, 1)
     crop = camera[:, None, :1] * (points[..., :2] + camera[:, None, 1:])
     torch.testing.assert_close(views.fit_camera(points, crop), camera)
+
+
+def test_measured_errors_are_handed_on_in_the_persons_own_size(points):
+    """Detections whose landmarks are all a twentieth of the person too far right, or left in their mirror images."""
+    exact = replace(EXACT, near=200.0, far=400.0, measured=1.0)
+    seen = draw(points, exact)
+    true_landmarks = reprojected(seen, points)
+    metric = points @ seen.rotation.mT
+    size = (metric.amax(1) - metric.amin(1)).amax(-1)
+    off = 0.05 * seen.camera[:, 0] * size
+    said = seen._replace(landmarks=true_landmarks + torch.stack([off, torch.zeros_like(off)], -1)[:, None])
+    errors = views.measured(points, said, true_landmarks)
+    assert len(errors.pose) == 2 * len(points)
+    root = torch.eye(3).expand(len(points), 3, 3)
+    view = views.draw(points, root, torch.Generator().manual_seed(7), exact, errors)
+    metric = points @ view.rotation.mT
+    size = (metric.amax(1) - metric.amin(1)).amax(-1)
+    found = (view.landmarks - reprojected(view, points)) / (view.camera[:, :1] * size[:, None])[..., None]
+    assert (found[..., 1].abs() < 0.01).all()
+    torch.testing.assert_close(found[..., 0].abs(), torch.full_like(found[..., 0], 0.05), atol=0.01, rtol=0)
+    assert (found[:, 0, 0] > 0).any() and (found[:, 0, 0] < 0).any()
+    # Without errors given, nothing is measured.
+    assert torch.equal(
+        views.draw(points, root, torch.Generator().manual_seed(7), exact).landmarks, draw(points, exact, 7).landmarks
+    )

@@ -35,6 +35,7 @@ class ViewOptions:
 
     poor: the share of views that the detector makes little of: errors up to three times as large, as they were measured
     on small rendered people (median 2–3 % where seen, around 12 % where hidden; the estimate's PA-MPJPE 95–110 mm).
+    measured: the share of views with errors of real detections, where such are given.
     """
 
     pitch: float = 15.0
@@ -45,6 +46,7 @@ class ViewOptions:
     noise: float = 0.008
     hidden_noise: float = 0.035
     poor: float = 0.5
+    measured: float = 0.4
     swapped: float = 0.03
     turned_around: float = 0.02
     cut_off: float = 0.3
@@ -53,6 +55,7 @@ class ViewOptions:
     has_estimate: float = 0.8
     estimate_angle: float = 11.0
     depth_flip: float = 0.06
+    flattening: float = 0.2
     margin: tuple[float, float] = (1.1, 1.4)
 
     def benign(self, poor: float = 0.0) -> "ViewOptions":
@@ -95,13 +98,59 @@ class _Random:
         return self.uniform(*shape) < chance
 
 
-def draw(points: Tensor, root: Tensor, generator: torch.Generator, options: ViewOptions | None = None) -> Views:
+class Measured(NamedTuple):
+    """What a detector really said of N people: errors to draw from, lengths relative to the person's extent.
+
+    pose (N, 33, 3): the true landmarks from the hips, camera axes; landmarks (N, 33, 2): how far off in the picture;
+    visibility (N, 33); landmarks_3d (N, 33, 3): the detector's estimate less the truth. Made by `measured`.
+    """
+
+    pose: Tensor
+    landmarks: Tensor
+    visibility: Tensor
+    landmarks_3d: Tensor
+
+    def like(self, metric: Tensor, size: Tensor, random: "_Random", nearest: int = 12) -> Tensor:
+        """For each of B people (metric (B, 33, 3), camera axes) one of those measured in the most similar poses."""
+        pose = (metric - metric[:, 23:25].mean(1, keepdim=True)) / size[:, None, None]
+        close = torch.cdist(pose.flatten(1), self.pose.flatten(1)).topk(nearest, largest=False).indices
+        pick = (random.uniform(len(metric), 1) * nearest).long()
+        return close.gather(1, pick)[:, 0]
+
+
+def measured(points: Tensor, said: Views, true_landmarks: Tensor) -> Measured:
+    """Errors of real detections, and their mirror images.
+
+    points (N, 33, 3): the people's canonical landmarks; said: what was detected, with the true rotation and camera;
+    true_landmarks (N, 33, 2): where in the crop the landmarks are.
+    """
+    metric = points @ said.rotation.mT
+    size = (metric.amax(1) - metric.amin(1)).amax(-1)
+    pose = (metric - metric[:, 23:25].mean(1, keepdim=True)) / size[:, None, None]
+    off = (said.landmarks - true_landmarks) / (said.camera[:, :1] * size[:, None])[..., None]
+    estimate = said.landmarks_3d / size[:, None, None] - pose
+    parts = (pose, off, said.visibility, estimate)
+    mirror = torch.tensor(MIRROR, device=points.device)
+    flip = [part[:, mirror].clone() for part in parts]
+    for part in (flip[0], flip[1], flip[3]):
+        part[..., 0] *= -1
+    return Measured(*(torch.cat(both) for both in zip(parts, flip, strict=True)))
+
+
+def draw(
+    points: Tensor,
+    root: Tensor,
+    generator: torch.Generator,
+    options: ViewOptions | None = None,
+    errors: Measured | None = None,
+) -> Views:
     """Views of bodies.
 
     Args:
         points: (B, 33, 3) landmarks in canonical axes (root rotation removed, the mesh's mean at the origin), metres.
         root: (B, 3, 3) root rotation in a world with Y up; its heading is replaced by a random one.
         generator: on the device of the points.
+        errors: a share `options.measured` of the views errs as people in similar poses were seen to.
     """
     options = options or ViewOptions()
     random = _Random(generator)
@@ -125,6 +174,12 @@ def draw(points: Tensor, root: Tensor, generator: torch.Generator, options: View
     swap = torch.where(around[:, None], torch.tensor(MIRROR, device=points.device), swap)
     noisy, visibility = torch.gather(noisy, 1, swap[..., None].expand(-1, -1, 2)), visibility.gather(1, swap)
 
+    real = None
+    if errors is not None:
+        real = random.happens(options.measured, len(points))
+        which = errors.like(metric, size, random)
+        noisy = torch.where(real[:, None, None], flat + errors.landmarks[which] * size[:, None, None], noisy)
+        visibility = torch.where(real[:, None], errors.visibility[which], visibility)
     centre, side = square_box(noisy, visibility, random, options)
     landmarks = (noisy - centre[:, None]) * (2 / side)[:, None, None]
     truth = (flat - centre[:, None]) * (2 / side)[:, None, None]
@@ -134,6 +189,9 @@ def draw(points: Tensor, root: Tensor, generator: torch.Generator, options: View
     estimate = torch.gather(estimate, 1, swap[..., None].expand(-1, -1, 3))
     # Whoever takes a back for a front sees a believable person: mirrored in depth, left and right exchanged.
     estimate[..., 2] = torch.where(around[:, None], -estimate[..., 2], estimate[..., 2])
+    if real is not None:
+        seen = metric - metric[:, 23:25].mean(1, keepdim=True) + errors.landmarks_3d[which] * size[:, None, None]
+        estimate = torch.where(real[:, None, None], seen, estimate)
     estimate[~random.happens(options.has_estimate, len(points))] = math.nan
     partial = random.happens(options.missing, len(points))
     gone = partial[:, None] & (random.uniform(len(points), 33) < random.uniform(len(points), 1, high=0.5))
@@ -317,13 +375,13 @@ def detector_estimate(
     for joint in (23, 24, *ORDER[:24], *range(25, 33)):
         placed[:, joint] = placed[:, PARENT[joint]] + bones[:, joint]
     placed = placed - placed[:, 23:25].mean(1, keepdim=True)
-    # Depth is flattened or stretched, the whole leans, and everybody is taken for nearly adult in size.
-    placed[..., 2] *= torch.exp(0.2 * random.normal(count, 1) - 0.2)
+    # Depth is flattened or stretched, the whole leans, and everybody is taken for a person of the usual size.
+    placed[..., 2] *= torch.exp(options.flattening * (random.normal(count, 1) - 1))
     lean = torch.stack([9.0 * random.normal(count), 5.0 * random.normal(count), 3.0 * random.normal(count)], dim=-1)
     placed = placed @ matrix_from_axis_angle(torch.deg2rad(lean)).mT
     own_flat = flat - flat[:, 23:25].mean(1, keepdim=True)
     follows = random.uniform(count, 1, 1, low=0.5, high=1.0)
     placed[:, :33, :2] = follows * own_flat + (1 - follows) * placed[:, :33, :2]
     torso = (neck - hips).norm(dim=-1).clamp_min(0.05)
-    usual = (0.5 / torso) ** (0.6 * random.uniform(count)) * torch.exp(0.08 * random.normal(count))
+    usual = 0.464 / torso * torch.exp(0.08 * random.normal(count))
     return placed[:, :33] * usual[:, None, None]
