@@ -99,7 +99,8 @@ def test_codebooks_per_place_are_one_quantiser_for_each():
     together = Quantiser(16, 2, decay=1.0, places=3)
     together.fit(latent)
     tokens, codes, loss = together(latent)
-    assert loss < 0.01 * latent.square().mean()
+    # Sixteen codes of two numbers leave about a tenth of the variance, of which the commitment is a quarter.
+    assert loss < together.commitment * 0.15 * latent.square().mean()
     for place in range(3):
         alone = Quantiser(16, 2, decay=1.0)
         alone.codebook.copy_(together.codebook[place])

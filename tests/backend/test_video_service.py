@@ -21,6 +21,7 @@ from mega_backend import protocol, protocol_motion, server
 from mega_backend.client import BackendError, Client, Stopped
 from mega_backend.protocol import Message
 from mega_backend.protocol_motion import Build, ClipFacts, Moment, VideoParameters
+from mega_backend.service import jobs
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,9 @@ def of_kind(messages, kind):
     return [message for message in messages if message.kind == kind]
 
 
-def test_a_movie_comes_back_frame_by_frame(client, film, motion):
+def test_a_movie_comes_back_frame_by_frame(client, film, motion, monkeypatch):
+    # However fast the machine is: every word of the work's progress is passed on.
+    monkeypatch.setattr(jobs, "PROGRESS_INTERVAL", 0.0)
     messages = asked(client, VideoParameters(start=2, stop=11, step=2), parts(film))
     (facts,) = (ClipFacts.of(message) for message in of_kind(messages, "clip"))
     assert facts.size == SIZE and facts.rate == 12.5 and facts.count == 5 and facts.focal_length > 100
