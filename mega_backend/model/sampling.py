@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 import torch
 
-# Where codes have places: samples of temperature 1 spread so much that half of the truth lies in the inner half of
-# them, measured on validation bodies; and how unequal they are in that, the standard deviation of a logarithm: errors
+# Where codes have places, some samples go farther than others: the standard deviation of a logarithm, because errors
 # have longer tails than a normal distribution.
-CALIBRATED, TAILS = 0.75, 0.4
+TAILS = 0.4
 Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -159,7 +158,7 @@ def generate(
         log_probability = torch.log_softmax(scores, dim=-1)
         scale = noise_scale(step, steps, temperature, annealed)
         if codes is not None:
-            spread = min(scale, 1.0) if annealed else CALIBRATED * temperature
+            spread = min(scale, 1.0) if annealed else temperature
             drawn = draw_near(log_probability.exp(), spread, noise, codes.codebook)
         elif scale > 0:
             drawn = (scores + scale * gumbel(scores.shape[1:], generators, scores.device)).argmax(-1)
