@@ -10,6 +10,7 @@ processes does what one would.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import os
@@ -227,7 +228,17 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
         writer.close()
     if ema:
         _copy(dict(task.named_parameters()), ema.average)
+    if fabric.world_size > 1:
+        # Nobody leaves while another still validates or saves.
+        fabric.barrier()
+        atexit.register(_hang_up)
     return task.eval()
+
+
+def _hang_up() -> None:
+    """Close the connections to the other processes before the interpreter takes them apart, which at times aborts."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 class _Parcel:

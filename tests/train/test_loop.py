@@ -107,7 +107,8 @@ from test_loop import Line, config, weights
 from train import loop
 settings = config(shards=2, devices=2, steps=30)
 task = loop.train(Line(dropout=0.0), settings, Path(sys.argv[2]))
-torch.save(weights(task), Path(sys.argv[2]) / "weights.pt")
+if torch.distributed.get_rank() == 1:
+    torch.save(weights(task), Path(sys.argv[2]) / "weights.pt")
 """
 
 
