@@ -56,6 +56,7 @@ class HmrConfig(Config):
         None, description="masked: run whose model, but for the regressor, it begins with"
     )
     unconditional: float = Field(0.15, ge=0, lt=1, description="share of the bodies shown without conditioning")
+    unconditional_weight: float = Field(0.5, ge=0, description="masked: of the tokens of those bodies")
     nothing_known: float = Field(0.4, ge=0, le=1, description="share of the bodies of which no token is known")
     all_known: float = Field(0.1, ge=0, le=1, description="share of the bodies of which all tokens are known")
     token_rows: int = Field(3, gt=0, description="regressor: every n-th body counts in the cross-entropy")
@@ -162,9 +163,10 @@ class RegressorTask(ViewTask):
         if config.start:
             self._start_from(config.start)
         if self.bank.tokens is not None:
-            tokenizer = load_tokenizer(config)
-            codebook = codes_of_places(tokenizer)
-            self._parts = tokenizer.token_part.cpu()
+            # Outside the module: it is not trained.
+            self._tokenizer = [load_tokenizer(config)]
+            codebook = codes_of_places(self._tokenizer[0])
+            self._parts = self._tokenizer[0].token_part.cpu()
             self.head = LatentHead(*codebook.shape, width=1)
             del self.head.shift, self.head.sharpness  # a transformer's, which is not here yet
             self.head.codebook.copy_(codebook)
@@ -279,6 +281,16 @@ class RegressorTask(ViewTask):
                     logits = self.head(None, said.latent, said.sureness)
                     results[f"{name}_{case}"] = float(masked_cross_entropy(logits, batch["tokens"], known))
         return results
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Held-out bodies as the tokenizer has them (left), and what the landmarks alone say (right)."""
+        if self.bank.tokens is None:
+            return {}
+        batch = self.held_out(3, VALIDATION["whole"])
+        tokenizer = self._tokenizer[0].to(batch["latents"].device)
+        shown = [batch["latents"], self.regressor(batch["features"]).latent.float()]
+        columns = [tokenizer.decode_latent(latents).cpu().numpy() for latents in shown]
+        return {"truth_regressed": figures.compare(columns, Body.bundled().faces.numpy())}
 
 
 def joint_map(bank: Bank, count: int = 20000, ridge: float = 1e-3) -> Tensor:
@@ -421,7 +433,7 @@ class MaskedTask(ViewTask):
 
     def _weights(self) -> list[tuple[str, float]]:
         pose = [(name, getattr(self.config, f"{name}_weight")) for name in ("latent", "rotation", "camera")]
-        return [("tokens", 1.0), ("unconditional", 0.5), *pose]
+        return [("tokens", 1.0), ("unconditional", self.config.unconditional_weight), *pose]
 
     def validate(self) -> dict[str, float]:
         results = {}

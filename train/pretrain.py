@@ -12,12 +12,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from mega_backend import checkpoint
 from mega_backend.model.mega import Mega
+from train import figures
 from train.config import Config, load, parser
 from train.loop import Batch, LoopConfig, Task, seeded, train
 
@@ -30,6 +33,7 @@ class PretrainConfig(Config):
     validation: Path = Field(description="bodies with tokens to validate on")
     batch: int = Field(64, gt=0, description="bodies of one shard of a step")
     code_count: int = Field(512, gt=1)
+    tokenizer: Path | None = Field(None, description="model folder whose tokens these are, to draw samples in the log")
     model: dict[str, Any] = Field(default_factory=dict, description="settings of Mega: width, depths, heads")
 
 
@@ -67,6 +71,10 @@ class PretrainTask(Task):
         self.tokens, self.validation = (_tokens(path) for path in (config.bank, config.validation))
         settings = {"token_count": self.tokens.shape[1], "code_count": config.code_count, **config.model}
         self.model = Mega.from_config(settings)
+        # Outside the module: drawn with, not trained.
+        self._loaded = config.tokenizer and checkpoint.load(config.tokenizer)
+        if self._loaded and self._loaded.tokenizer is None:
+            raise ValueError(f"{config.tokenizer} holds no tokenizer: give the folder that encoded the bank")
 
     def shard(self, step: int, shard: int, generator: torch.Generator) -> Batch:
         self.tokens = self.tokens.to(generator.device)
@@ -85,6 +93,17 @@ class PretrainTask(Task):
         tokens = self.validation[:512].long().to(device)
         visible = draw_visible(tokens, torch.Generator().manual_seed(0))
         return {"tokens": float(masked_cross_entropy(self.model.logits(tokens, visible), tokens, visible))}
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """Held-out bodies (left), and random ones (right), where the tokenizer is known."""
+        if not self._loaded:
+            return {}
+        device = next(self.model.parameters()).device
+        tokenizer = self._loaded.tokenizer.to(device)
+        drawn = self.model.sample(None, 3, generator=torch.Generator().manual_seed(0))[0]
+        shown = [self.validation[:3].long().to(device), drawn]
+        columns = [tokenizer.decode(tokens).cpu().numpy() for tokens in shown]
+        return {"held_out_random": figures.compare(columns, self._loaded.body.faces.cpu().numpy())}
 
 
 def _tokens(path: Path) -> Tensor:

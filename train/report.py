@@ -45,7 +45,7 @@ def plot(path: Path, plots: Mapping[str, Curves], title: str) -> None:
                 share = np.linspace(0, 100, len(values))
                 axis.plot(np.sort(values), share, label=f"{name}, mean {values.mean():.1f}")
             axis.set(xlabel=quantity, ylabel="below, %", xlim=(0, None))
-            axis.legend(fontsize=7)
+            axis.legend(fontsize=7 if len(curves) <= 4 else 5)
         axis.grid(alpha=0.3)
     figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=120)

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from landmark_fixture import CODES, TOKENS, bodies, posed, tokenizer
@@ -163,6 +164,36 @@ def test_pretraining_overfits_a_handful(made):
     assert task.eval().validate()["tokens"] < first["tokens"]
 
 
+def test_training_logs_show_bodies_from_front_and_side(made, tmp_path):
+    folder, _ = made
+    regressor = RegressorTask(config(folder, "regressor")).eval()
+    settings = {"loop": LOOP, "bank": folder / "bank.pt", "validation": folder / "bank.pt", "code_count": CODES,
+                "model": {key: value for key, value in MEGA.items() if key != "prior"}}  # fmt: skip
+    pretraining, blind = (
+        PretrainTask(PretrainConfig.model_validate(settings | {"tokenizer": tokenizer})).eval()
+        for tokenizer in (folder / "tokenizer", None)
+    )
+    for task in (regressor, pretraining):
+        with torch.no_grad():
+            (shown,) = task.pictures().values()
+        assert shown.shape == (3 * 160, 2 * 2 * 160, 3) and shown.dtype == np.uint8
+        rows = shown.reshape(3, 160, 4, 160, 3)
+        assert (rows.std(axis=(1, 3, 4)) > 5).all()  # somebody is in every one of them
+    assert blind.pictures() == {}
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        save = checkpoint.load(folder / "tokenizer")
+        checkpoint.save(tmp_path, {**save.config, "tokenizer": None}, {})
+        PretrainTask(PretrainConfig.model_validate(settings | {"tokenizer": tmp_path}))
+
+
+def test_bodies_without_conditioning_weigh_what_the_configuration_says(made):
+    folder, _ = made
+    task = MaskedTask(config(folder, "masked", unconditional=0.5, unconditional_weight=3.0))
+    batch = task.shard(0, 0, torch.Generator().manual_seed(0))
+    total, losses = task(batch)
+    assert total.item() == pytest.approx((losses["tokens"] + 3 * losses["unconditional"]).item(), rel=1e-5)
+
+
 def test_masks_have_the_papers_distribution():
     """Mean of 1 − cos(π/2 · u) is 1 − 2/π; rows draw their own ratio."""
     visible = draw_visible(torch.zeros(4000, 54, dtype=torch.long), torch.Generator().manual_seed(0))
@@ -194,5 +225,9 @@ def test_evaluation_of_a_model(made):
     assert result["diversity"] > 0
     assert 0 <= result["coverage"][0.5] <= result["coverage"][0.9] <= 1
     assert "| x |" in evaluation.table({"x": result}, header=True)
+    panels = evaluation.plots({"x": result["errors"]})
+    assert panels["PA-MPJPE, mm"]["x"].mean() == pytest.approx(result["pa_mpjpe"], rel=1e-5)
+    assert len(panels["PA-MPJPE of the best sample, mm"]["x"]) == 6
+    assert [curve.shape for curve in panels["error against spread"].values()] == [(6, 14)] * 2
     # The mesh itself, through its own tokens, would be as far off as the tokenizer makes it, in any rotation.
     assert result["canonical_pve"] > metrics.MILLIMETRES * 0.001

@@ -11,7 +11,6 @@ Two rows for each kind of bodies and views: what the tokens decode to, Q samples
 from __future__ import annotations
 
 import argparse
-import json
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from mega_backend.people import Detection
 from mega_backend.recovery import Recoverer
 from mega_backend.rotations import matrix_from_6d, matrix_from_axis_angle
 from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE
-from train import metrics
+from train import metrics, report
 from train.data import views
 from train.data.bank import Bank, prepare
 from train.data.bodies import held_out
@@ -65,7 +64,7 @@ def configure(cli: argparse.ArgumentParser) -> None:
     cli.add_argument("--device", default="cpu")
     cli.add_argument("--unrefined", action="store_true", help="only what the tokens decode to")
     cli.add_argument("--only", nargs="+", choices=tuple(SETTINGS), default=tuple(SETTINGS))
-    cli.add_argument("-o", "--output", type=Path, help="write the numbers to this JSON file and a table beside it")
+    cli.add_argument("-o", "--output", type=Path, help="JSON file; a Markdown table and plots are written beside it")
 
 
 class MeshJoints:
@@ -98,7 +97,10 @@ def evaluate(
     seed: int = 0,
     chunk: int = 50,
 ) -> dict[str, Any]:
-    """Numbers (mm, degrees) of a model on a bank's bodies, one view of each; the first `sampled` also by samples."""
+    """Numbers (mm, degrees) of a model on a bank's bodies, one view of each; the first `sampled` also by samples.
+
+    Beside the means, `errors` holds what `plots` draws: arrays over bodies.
+    """
     body = Body.bundled()
     j22, coco = MeshJoints(body, tokenizer, "body22"), MeshJoints(body, tokenizer, "coco17")
     generator = torch.Generator().manual_seed(seed)
@@ -264,7 +266,26 @@ def _summary(found: dict[str, Tensor]) -> dict[str, Any]:
         result["coverage"] = metrics.coverage(joints, truth)
         error = metrics.MILLIMETRES * (joints.mean(1) - truth).norm(dim=-1)
         result["spread_error_correlation"] = metrics.correlation(metrics.spread(joints), error)
+        found = {**found, "best_pa_mpjpe": errors.amin(1), "spread": metrics.spread(joints), "error": error}
+    kept = ("pve", "mpjpe", "pa_mpjpe", "best_pa_mpjpe", "spread", "error")
+    result["errors"] = {name: found[name].numpy() for name in kept if name in found}
     return result
+
+
+def plots(errors: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    """What `report.plot` draws of the `errors` of rows: distributions over bodies, and spread against error."""
+    titles = {"pve": "PVE", "mpjpe": "MPJPE", "pa_mpjpe": "PA-MPJPE", "best_pa_mpjpe": "PA-MPJPE of the best sample"}
+    panels = {
+        f"{title}, mm": {row: values[name] for row, values in errors.items() if name in values}
+        for name, title in titles.items()
+    }
+    sampled = [values for values in errors.values() if "spread" in values]
+    if sampled:
+        panels["error against spread"] = {
+            "spread of a joint over samples, mm": np.concatenate([values["spread"] for values in sampled]),
+            "error of their mean, mm": np.concatenate([values["error"] for values in sampled]),
+        }
+    return {title: curves for title, curves in panels.items() if curves}
 
 
 @torch.no_grad()
@@ -284,10 +305,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             if not args.unrefined:
                 results[f"{row}, refined"] = evaluate_refined(recoverer, bank, view, *settings)
                 print(table({f"{row}, refined": results[f"{row}, refined"]}, header=False))
-    if args.output:
-        args.output.write_text(json.dumps(results, indent=2) + "\n")
-        rows = {name: value for name, value in results.items() if isinstance(value, dict)}
-        args.output.with_suffix(".md").write_text(table(rows, header=True) + "\n")
+    rows = {name: value for name, value in results.items() if isinstance(value, dict)}
+    errors = {name: row.pop("errors") for name, row in rows.items()}
+    if not args.unrefined:  # what a user gets
+        errors = {name: row for name, row in errors.items() if name.endswith(", refined")}
+    report.write(args.output, results, table(rows, header=True), plots(errors))
     return results
 
 

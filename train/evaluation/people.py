@@ -10,7 +10,6 @@ person.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import Tensor
 import mega_backend
 from mega_backend.body import Body
 from mega_backend.plausibility import BEYOND_DEGREES, INTO_MILLIMETRES, Judge
+from train import report
 from train.data.bodies import BodySampler, held_out
 
 HELP = "random people: joint limits, self-intersection, distance to real poses, coverage"
@@ -35,7 +35,7 @@ def configure(cli: argparse.ArgumentParser) -> None:
     cli.add_argument("--steps", type=int, default=20)
     cli.add_argument("--temperature", type=float, default=1.3)
     cli.add_argument("--seed", type=int, default=0)
-    cli.add_argument("-o", "--output", type=Path, help="write the numbers to this JSON file")
+    cli.add_argument("-o", "--output", type=Path, help="JSON file; its text and plots are written beside it")
 
 
 def plausible(judge: Judge, vertices: Tensor) -> dict[str, float]:
@@ -86,30 +86,35 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     known_joints = joints.skin_joints(known["rotations"], known["shape"], "body22")
     made_joints, test_joints = body.joints(made, "body22"), joints.skin_joints(**people, name="body22")
     judge = Judge(body)
+    distances = {
+        "random people": nearest(made_joints, known_joints),
+        "held-out poses": nearest(test_joints, known_joints),
+        "held-out to random": nearest(test_joints, made_joints),
+    }
+    medians = [float(values.median()) for values in distances.values()]
     results: dict[str, Any] = {
         "random": plausible(judge, made),
         "first_draw": plausible(judge, first),
         "held_out": plausible(judge, real),
-        "to_nearest_real_mm": float(nearest(made_joints, known_joints).median()),
-        "held_out_to_nearest_real_mm": float(nearest(test_joints, known_joints).median()),
-        "held_out_to_nearest_random_mm": float(nearest(test_joints, made_joints).median()),
+        "to_nearest_real_mm": medians[0],
+        "held_out_to_nearest_real_mm": medians[1],
+        "held_out_to_nearest_random_mm": medians[2],
     }
+    lines = []
     for name, title in (
         ("random", "random people"),
         ("first_draw", "the same, first draws"),
         ("held_out", "held-out poses, tokenized"),
     ):
         numbers = results[name]
-        print(
+        lines.append(
             f"{title}: {numbers['both']:.1%} plausible ({numbers['inside_limits']:.1%} inside joint limits, "
             f"{numbers['free_of_intersection']:.1%} free of self-intersection; rig {numbers['rig_error_mm']:.1f} mm)"
         )
-    print(
-        f"nearest real pose, median: {results['to_nearest_real_mm']:.0f} mm "
-        f"(held-out poses: {results['held_out_to_nearest_real_mm']:.0f} mm); "
-        f"held-out poses to the nearest of {args.people} random people: "
-        f"{results['held_out_to_nearest_random_mm']:.0f} mm"
+    lines.append(
+        f"nearest real pose, median: {medians[0]:.0f} mm (held-out poses: {medians[1]:.0f} mm); "
+        f"held-out poses to the nearest of {args.people} random people: {medians[2]:.0f} mm"
     )
-    if args.output:
-        args.output.write_text(json.dumps({"model": recoverer.card["name"], **results}, indent=2) + "\n")
+    plots = {"to the nearest pose, aligned, mm": {name: values.numpy() for name, values in distances.items()}}
+    report.write(args.output, {"model": recoverer.card["name"], **results}, "\n\n".join(lines), plots)
     return results

@@ -8,7 +8,6 @@ and PVE are relative to the pelvis and include orientation. The pictures say not
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ import mega_backend
 from mega_backend import overlay
 from mega_backend.people.find import MAIN
 from mega_backend.result import Person, Recovery
-from train import metrics
+from train import metrics, report
 from train.data import photographs
 from train.data.detector import match, read_picture
 from train.data.photographs import Truth
@@ -30,6 +29,7 @@ from train.data.photographs import Truth
 HELP = "rendered pictures through the whole path: PA-MPJPE, MPJPE, PVE against the detector's own, by group"
 LSP14 = list(metrics.BODY22_TO_LSP14)
 LIMBS = list(MAIN)
+TITLES = {"pa_mpjpe": "PA-MPJPE, mm", "mpjpe": "MPJPE, mm", "pve": "PVE, mm"}
 ERRORS = ("pa_mpjpe", "mpjpe", "pve", "pa_limbs", "detector_pa_limbs")
 
 
@@ -45,7 +45,7 @@ def configure(cli: argparse.ArgumentParser) -> None:
     cli.add_argument("--no-refine", dest="refine", action="store_false", help="meshes as the tokens say")
     cli.add_argument("--device", default="cpu")
     cli.add_argument("--sheets", type=Path, help="folder for sheets of the ten best and the ten worst")
-    cli.add_argument("-o", "--output", type=Path, help="write the numbers to this JSON file and a table beside it")
+    cli.add_argument("-o", "--output", type=Path, help="JSON file; a Markdown table and plots are written beside it")
 
 
 class Case(NamedTuple):
@@ -209,7 +209,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         f"\n\n{len(paths)} pictures; {len(missed)} people missed of whom half the main joints are seen; "
         f"{strangers} found where nobody is. Millimetres."
     )
-    print(text)
     ranked = sorted(cases, key=lambda case: case.errors["pa_mpjpe"])
     if args.sheets:
         args.sheets.mkdir(parents=True, exist_ok=True)
@@ -224,7 +223,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "strangers": strangers,
         "people": [case._asdict() for case in cases],
     }
-    if args.output:
-        args.output.write_text(json.dumps(results, indent=2) + "\n")
-        args.output.with_suffix(".md").write_text(text + "\n")
+    report.write(args.output, results, text, plots(cases))
     return results
+
+
+def plots(cases: list[Case]) -> dict[str, dict[str, np.ndarray]]:
+    """Errors over people for `report.plot`, and those of the 12 landmarks beside the detector's."""
+
+    def over_people(name: str) -> np.ndarray:
+        return np.array([case.errors[name] for case in cases])
+
+    panels = {title: {"recovered": over_people(name)} for name, title in TITLES.items()}
+    both = {"recovered": "pa_limbs", "the detector's": "detector_pa_limbs"}
+    return panels | {"12 landmarks, aligned, mm": {title: over_people(name) for title, name in both.items()}}
