@@ -6,7 +6,8 @@ Regressor, masked model and model folder, one after the other below WORK; views 
 After `--minutes` it saves and ends with exit status 75: run the same command again, on any machine that has WORK, and
 it goes on bit for bit where it was; 0 means that WORK/model is finished, a folder for `mega --model`.
 
-A bank comes from a machine with motion capture (`python -m train.data.bank --mocap … --tokenizer …`).
+A bank is made there, too (`python -m train.data.bank --mocap … --workers 16 --tokenizer … --device cuda`). On a machine
+lent for a while, let the stages end by the clock: `--regressor loop.minutes=6 loop.steps=1000000 --masked …`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from pathlib import Path
 AGAIN = 75
 """Exit status of a run that is not finished (sysexits.h: a temporary failure, try again)."""
 # What a GPU takes more of than the configurations for a CPU say: views a step, and steps.
-REGRESSOR = ("data.batch=8192", "loop.steps=20000", "loop.warmup_steps=500")
-MASKED = ("data.batch=1024", "loop.steps=30000", "loop.warmup_steps=500", "loop.ema_decay=0.999")
+REGRESSOR = ("data.batch=16384", "loop.steps=20000", "loop.warmup_steps=300", "loop.learning_rate=1e-3")
+MASKED = ("data.batch=2048", "loop.steps=4000", "loop.warmup_steps=100", "loop.ema_decay=0.995")
 
 
 def stages(options: argparse.Namespace) -> list[list[str]]:

@@ -62,7 +62,8 @@ class HmrConfig(Config):
     token_rows: int = Field(3, gt=0, description="regressor: every n-th body counts in the cross-entropy")
     frozen_prior: bool = Field(True, description="masked: the regressor stays as stage 1 left it")
     latent_weight: float = Field(1.0, ge=0)
-    joints_weight: float = Field(6.0, ge=0, description="of a metre")
+    joints_weight: float = Field(6.0, ge=0, description="of a metre, joints in the body's own axes")
+    placed_weight: float = Field(0.0, ge=0, description="of a metre, joints from the pelvis in the camera's axes")
     tokens_weight: float = Field(0.1, ge=0)
     rotation_weight: float = Field(1.0, ge=0)
     camera_weight: float = Field(1.0, ge=0)
@@ -80,7 +81,7 @@ class ViewTask(Task):
         self.bank, self.validation = Bank.load(config.data.bank), Bank.load(config.data.validation)
         self.errors = None
         if config.data.detections:
-            from train.data.detector import Detections
+            from train.data.detections import Detections
 
             seen = Detections.load(*config.data.detections)
             body = Body.bundled()
@@ -216,17 +217,20 @@ class RegressorTask(ViewTask):
         regressor.train()
 
     @torch.no_grad()
-    def _fit_head(self, rounds: int = 8) -> None:
-        """Precisions from the regressor's present errors, and how common each code is."""
+    def _fit_head(self, views: int = 4096) -> None:
+        """Precisions from the regressor's present errors, on about so many views."""
         generator = torch.Generator().manual_seed(6)
+        rounds = -(-views // self.config.data.batch)
         batches = [self.shard(0, 0, generator) for _ in range(rounds)]
         regressor = self.regressor.eval()
         errors = torch.cat([batch["latents"] - regressor(batch["features"]).latent for batch in batches])
         self.head.precision.copy_(whitening(errors))
         regressor.train()
 
-    def losses(self, regression: Regression, batch: Batch, hidden: Tensor | None = None) -> dict[str, Tensor]:
-        """hidden (B, T) bool: the places that count, all where it is None."""
+    def losses(
+        self, regression: Regression, batch: Batch, hidden: Tensor | None = None, nobody: int = 0
+    ) -> dict[str, Tensor]:
+        """hidden (B, T) bool: the places that count, all where it is None. The first `nobody` rows show no one."""
         error = (regression.latent.float() - batch["latents"]) / self.regressor.latent_scale
         if hidden is not None:
             error = error * hidden[..., None]
@@ -237,9 +241,15 @@ class RegressorTask(ViewTask):
             "spread": spread_loss(regression, batch["rotation"]),
         }
         if hidden is not None:
-            moved = (error * self.regressor.latent_scale).flatten(1) @ self.joint_map
-            distance = (moved.unflatten(1, (-1, 3)).square().sum(-1) + 1e-4).sqrt()
+            moved = ((error * self.regressor.latent_scale).flatten(1) @ self.joint_map).unflatten(1, (-1, 3))
+            distance = (moved.square().sum(-1) + 1e-4).sqrt()
             losses["joints"] = distance.mean() / share
+            if self.config.placed_weight:
+                # A body that leans otherwise than it should may turn back, and one that turned wrong may lean.
+                rotation = matrix_from_6d(regression.rotation_6d.float())
+                told, true = batch["joints"] + moved, batch["joints"]
+                off = (told - told[:, :1]) @ rotation.mT - (true - true[:, :1]) @ batch["rotation"].mT
+                losses["placed"] = (off.square().sum(-1) + 1e-4).sqrt()[nobody:].mean()
         return losses
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -247,10 +257,13 @@ class RegressorTask(ViewTask):
             losses = self.losses(self.regressor(batch["features"]), batch)
             return weighted(losses, self.config), losses
         features = batch["features"].clone()
-        features[: round(self.config.unconditional * len(features))] = 0.0
-        visible = draw_known(len(features), self._parts, step_mask_generator(), self.config).to(features.device)
+        nobody = round(self.config.unconditional * len(features))
+        features[:nobody] = 0.0
+        masks = step_mask_generator(features.device)
+        visible = draw_known(len(features), self._parts, masks, self.config)
         said = self.regressor(features, batch["latents"], visible)
-        losses = self.losses(said, batch, ~visible)
+        with torch.autocast(features.device.type, enabled=False):
+            losses = self.losses(said, batch, ~visible, nobody)
         # A part of the batch is enough for the codes' probabilities: they cost as much as all the rest.
         rows = slice(None, None, self.config.token_rows)
         logits = self.head(None, said.latent[rows], said.sureness[rows])
@@ -316,15 +329,20 @@ def spread_loss(regression: Regression, rotation: Tensor) -> Tensor:
 
 
 def draw_known(count: int, parts: Tensor, generator: torch.Generator, config: HmrConfig) -> Tensor:
-    """Which tokens (count, T) of each body are known; parts (T): the body part of each, all on the CPU.
+    """Which tokens (count, T) of each body are known; parts (T): the body part of each. On the generator's device.
 
     Some bodies know no token, as when an answer begins; some all, as when the rotation is asked for; the others know
     some at random places or whole parts of the body.
     """
-    known = draw_visible(torch.zeros(count, len(parts), dtype=torch.long), generator)
-    kept = torch.rand(count, int(parts.max()) + 1, generator=generator) < torch.rand(count, 1, generator=generator)
-    known = torch.where(torch.rand(count, 1, generator=generator) < 0.25, kept[:, parts.long()], known)
-    kind = torch.rand(count, 1, generator=generator)
+    device = generator.device
+
+    def uniform(width: int) -> Tensor:
+        return torch.rand(count, width, generator=generator, device=device)
+
+    known = draw_visible(torch.zeros(count, len(parts), dtype=torch.long, device=device), generator)
+    kept = uniform(int(parts.max()) + 1) < uniform(1)
+    known = torch.where(uniform(1) < 0.25, kept[:, parts.long().to(device)], known)
+    kind = uniform(1)
     known = known & (kind >= config.nothing_known)
     return known | (kind >= 1 - config.all_known)
 
@@ -397,7 +415,7 @@ class MaskedTask(ViewTask):
                 "prior": {"latent_size": latents.shape[2], **config.model["prior"]},
             }
         )
-        self.model.latent_head.codebook.copy_(codes_of_places(self._tokenizer[0]))
+        self.model.latent_head.place_codes(codes_of_places(self._tokenizer[0]))
         self._parts = self._tokenizer[0].token_part.cpu()
         if config.start:
             self.model.prior.load_state_dict(averaged_state(config.start, "regressor."))
@@ -416,7 +434,7 @@ class MaskedTask(ViewTask):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         tokens = batch["tokens"]
-        visible = draw_known(len(tokens), self._parts, step_mask_generator(), self.config).to(tokens.device)
+        visible = draw_known(len(tokens), self._parts, step_mask_generator(tokens.device), self.config)
         condition = self.model.condition(batch["features"])
         free = round(self.config.unconditional * len(tokens))
         shown = slice(free, None)

@@ -40,6 +40,9 @@ class LoopConfig(Config):
     """How long, how fast, on what."""
 
     steps: int = Field(gt=0, description="optimizer steps of the whole run")
+    minutes: float | None = Field(
+        None, gt=0, description="end after so long instead: for a borrowed machine; what comes out is not repeatable"
+    )
     seed: int = 0
     shards: int = Field(1, gt=0, description="independent parts of a batch; a multiple of the number of processes")
     optimizer: Literal["adam", "adamw"] = "adamw"
@@ -88,11 +91,14 @@ class Task(nn.Module):
         return {}
 
 
-def learning_rate(step: int, config: LoopConfig) -> float:
-    """Linear warm-up, then a cosine from `learning_rate` to `final_learning_rate` at the last step."""
+def learning_rate(step: int, config: LoopConfig, done: float | None = None) -> float:
+    """Linear warm-up, then a cosine from `learning_rate` to `final_learning_rate` at the last step.
+
+    done: the share of the run that is over, where the clock says so and not the number of steps.
+    """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps) if done is None else done
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
     return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine
 
@@ -148,7 +154,7 @@ class Ema:
 
 
 def train(task: Task, config: LoopConfig, folder: Path) -> Task:
-    """Train `task` for `config.steps` steps, resuming from `folder` if it holds a checkpoint.
+    """Train `task` for `config.steps` steps or `config.minutes`, resuming from `folder` if it holds a checkpoint.
 
     Returns the task on its device with the averaged weights in place. SIGINT and SIGTERM save a checkpoint and then
     raise KeyboardInterrupt.
@@ -160,6 +166,8 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
         torch.set_num_threads(config.threads)
     fabric = _fabric(config)
     fabric.launch()
+    if fabric.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     if config.shards % fabric.world_size:
         raise ValueError(
             f"loop.shards={config.shards} is not a multiple of the {fabric.world_size} processes: make it one."
@@ -171,7 +179,7 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
     optimizer = kind(parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
     wrapped, optimizer = fabric.setup(_Unrounded(task), optimizer)
     ema = Ema(task, config.ema_decay) if config.ema_decay else None
-    start = _resume(folder, task, optimizer, ema)
+    start, clock = _resume(folder, task, optimizer, ema), _Clock(config.minutes)
 
     writer = SummaryWriter(str(folder / "tensorboard")) if fabric.is_global_zero else None
     shards = range(fabric.global_rank, config.shards, fabric.world_size)
@@ -186,8 +194,9 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
             parts = fabric.to_device(next(batches))
             waited += time.monotonic() - mark
             mark = time.monotonic()
+            over = clock.share()
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, config)
+                group["lr"] = learning_rate(step, config, over)
             task.begin_step(step)
             buffers = _Buffers(task, config.shards, fabric)
             seen = []
@@ -208,6 +217,7 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
             trained += time.monotonic() - mark
 
             done = step + 1
+            last = done == config.steps or (over is not None and over >= 1)
             if writer and done % config.log_every == 0:
                 values = {k: float(v) for k, v in scalars.items()}
                 bar.set_postfix({k: f"{v:.4g}" for k, v in list(values.items())[:4]})
@@ -216,14 +226,16 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
                 writer.add_scalar("time/waiting_for_data", waited / (waited + trained), done)
                 writer.add_scalar("time/steps_per_second", config.log_every / (waited + trained), done)
                 waited = trained = 0.0
-            if writer and (done % config.validate_every == 0 or done == config.steps):
+            if writer and (done % config.validate_every == 0 or last):
                 _validate(task, ema, writer, done)
-            if interrupted or done == config.steps or time.monotonic() - saved > 60 * config.checkpoint_minutes:
+            if interrupted or last or time.monotonic() - saved > 60 * config.checkpoint_minutes:
                 if fabric.is_global_zero:
                     _save(folder, done, task, optimizer, ema)
                 saved = time.monotonic()
             if interrupted:
                 raise KeyboardInterrupt(f"stopped after step {done}; the same command goes on from there")
+            if last:
+                break
     if writer:
         writer.close()
     if ema:
@@ -233,6 +245,17 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
         fabric.barrier()
         atexit.register(_hang_up)
     return task.eval()
+
+
+class _Clock:
+    """How much of a run that ends by the clock is over."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self._begun, self._minutes = time.monotonic(), minutes
+
+    def share(self) -> float | None:
+        """At most 1; None where the number of steps decides."""
+        return None if self._minutes is None else min(1.0, (time.monotonic() - self._begun) / (60 * self._minutes))
 
 
 def _hang_up() -> None:

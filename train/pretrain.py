@@ -43,8 +43,9 @@ def draw_visible(tokens: Tensor, generator: torch.Generator) -> Tensor:
     The published program draws one u for a whole batch; one for each row trains on all ratios in every step.
     """
     batch, places = tokens.shape
-    ratio = torch.cos(math.pi / 2 * torch.rand(batch, generator=generator))
-    rank = torch.rand(batch, places, generator=generator).argsort(1).argsort(1)
+    device = generator.device
+    ratio = torch.cos(math.pi / 2 * torch.rand(batch, generator=generator, device=device))
+    rank = torch.rand(batch, places, generator=generator, device=device).argsort(1).argsort(1)
     return (rank < (places * (1 - ratio)).floor()[:, None]).to(tokens.device)
 
 
@@ -55,9 +56,9 @@ def masked_cross_entropy(logits: Tensor, tokens: Tensor, visible: Tensor) -> Ten
     return (loss * masked).sum() / masked.sum().clamp_min(1)
 
 
-def step_mask_generator() -> torch.Generator:
-    """A generator seeded from the global one, which the training loop seeds anew in every step."""
-    return torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+def step_mask_generator(device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator on `device`, seeded from the CPU's global one, which the training loop seeds anew in every step."""
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
 
 
 class PretrainTask(Task):
@@ -83,7 +84,7 @@ class PretrainTask(Task):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         tokens = batch["tokens"]
-        visible = draw_visible(tokens, step_mask_generator())
+        visible = draw_visible(tokens, step_mask_generator(tokens.device))
         loss = masked_cross_entropy(self.model.logits(tokens, visible), tokens, visible)
         return loss, {"tokens": loss.detach()}
 

@@ -180,7 +180,9 @@ class Mega(nn.Module):
                 token_count, prior["latent_size"], prior["width"], prior["depth"], prior.get("dropout", 0.0)
             )
             self.latent_embedding = CodeEmbedding(token_count, 2 * prior["latent_size"], width)
-            self.latent_head = LatentHead(token_count, code_count, prior["latent_size"], width)
+            self.latent_head = LatentHead(
+                token_count, code_count, prior["latent_size"], width, prior.get("free_rank", 0)
+            )
         elif self.kind is not None:
             raise ValueError(f'conditioning kind must be "image" or "landmarks", not {self.kind!r}')
         if conditioning is not None and conditioning.get("backbone") is not None:
@@ -195,7 +197,8 @@ class Mega(nn.Module):
         config: token_count, code_count, width, encoder_depth, decoder_depth, heads (published values are the defaults);
         conditioning: None, {"kind": "image", "channels": c, "backbone": {"name": …} or None} or {"kind": "landmarks"},
         with a "backbone" that reads the landmarks off pictures or without;
-        prior: None, or {"latent_size", "width", "depth"} of the landmark regressor. Raises ValueError on unknown keys.
+        prior: None, or {"latent_size", "width", "depth"} of the landmark regressor, and "free_rank" of the logits that
+        the transformer adds to its own (`LatentHead`). Raises ValueError on unknown keys.
         """
         given = {key: value for key, value in config.items() if key != "kind"}
         unknown = sorted(set(given) - set(DEFAULTS))

@@ -145,9 +145,13 @@ class LatentHead(nn.Module):
     precisions, say how much better or worse than that each is known here; b, one number per code, how common codes are
     beyond what their places tell. μ and log w come from the regressor; the transformer moves both, and begins by moving
     neither.
+
+    A distance has one valley; a limb may point to the camera or away from it. So the transformer also adds any function
+    of the codes that a few features of each make up (`free_rank` of them, at first waves over where the codes lie), and
+    begins by adding nothing.
     """
 
-    def __init__(self, token_count: int, code_count: int, latent_size: int, width: int) -> None:
+    def __init__(self, token_count: int, code_count: int, latent_size: int, width: int, free_rank: int = 0) -> None:
         super().__init__()
         eye = torch.eye(latent_size).repeat(token_count, 1, 1)
         # Codes have places per token (T, K, D): one tokenizer's codebook for all, or one for each.
@@ -162,6 +166,22 @@ class LatentHead(nn.Module):
         for layer in (self.shift, self.sharpness):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        self.free_rank = free_rank
+        if free_rank:
+            self.code_features = nn.Parameter(torch.zeros(token_count, code_count, free_rank))
+            self.free = nn.Linear(width, free_rank)
+            nn.init.zeros_(self.free.weight)
+            nn.init.zeros_(self.free.bias)
+
+    @torch.no_grad()
+    def place_codes(self, codebook: torch.Tensor) -> None:
+        """Say where the codes lie, (T, K, D), before training; features of the codes become waves over these places."""
+        self.codebook.copy_(codebook)
+        if self.free_rank:
+            spread = codebook.std(1, keepdim=True).clamp_min(1e-6)
+            waves = torch.randn(codebook.shape[-1], self.free_rank, device=codebook.device)
+            phase = 2 * torch.pi * torch.rand(self.free_rank, device=codebook.device)
+            self.code_features.copy_(torch.cos((codebook - codebook.mean(1, keepdim=True)) / spread @ waves + phase))
 
     def forward(self, x: torch.Tensor | None, latent: torch.Tensor, sureness: torch.Tensor) -> torch.Tensor:
         """x (B, T, width) or None; latent and sureness (B, T, D) of the regressor → logits (B, T, K)."""
@@ -176,5 +196,8 @@ class LatentHead(nn.Module):
             codes = torch.einsum("tkd,ted->tek", self.codebook, self.precision)
             # Σ w (½ code² − mean · code); w mean² is the same for all codes and cancels in the softmax.
             told = torch.cat([weight, weight * mean], dim=-1)
-            distance = told @ torch.cat([0.5 * codes.square(), -codes], dim=1)
-        return self.common - distance.transpose(0, 1)
+            logits = self.common - (told @ torch.cat([0.5 * codes.square(), -codes], dim=1)).transpose(0, 1)
+            if x is not None and self.free_rank:
+                free = self.free(x.float()).transpose(0, 1) @ self.code_features.mT
+                logits = logits + free.transpose(0, 1)
+        return logits

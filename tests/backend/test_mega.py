@@ -9,6 +9,7 @@ import torch
 
 from mega_backend.model.conditioning import landmark_features
 from mega_backend.model.mega import Mega
+from mega_backend.model.prior import LatentHead
 
 SMALL = {"token_count": 6, "code_count": 64, "width": 32, "encoder_depth": 2, "decoder_depth": 1, "heads": 4}
 
@@ -140,6 +141,20 @@ def test_fresh_landmark_model_prefers_codes_near_the_regressed_latent():
     nearest = torch.cdist(latent.transpose(0, 1), model.latent_head.codebook).argmin(-1).T
     nothing = torch.zeros(3, 6, dtype=torch.long)
     assert torch.equal(model.logits(nothing, nothing.bool(), features).argmax(-1), nearest)
+
+
+@torch.no_grad()
+def test_logits_may_have_more_than_one_valley_once_that_is_learnt():
+    """Free logits begin as nothing; then two codes far apart may both be likely, and what lies between them not."""
+    torch.manual_seed(0)
+    head = LatentHead(1, 3, 2, width=4, free_rank=8)
+    head.place_codes(torch.tensor([[[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]]))
+    x, nowhere = torch.ones(1, 1, 4), torch.zeros(1, 1, 2)
+    assert torch.equal(head(x, nowhere, nowhere), head(None, nowhere, nowhere))
+    features = head.code_features[0]
+    head.free.bias.copy_(features[0] + features[2] - 2 * features[1])
+    logits = head(x, nowhere, nowhere)[0, 0]
+    assert logits[0] > logits[1] and logits[2] > logits[1]
 
 
 @torch.no_grad()

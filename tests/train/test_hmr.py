@@ -8,16 +8,23 @@ import torch
 from landmark_fixture import CODES, TOKENS, bodies, posed, tokenizer
 
 from mega_backend import checkpoint
+from mega_backend.rotations import about_axis, sixd_from_matrix
 from train import bundle, metrics
 from train.data import views
-from train.data.bank import Bank, tokenise
+from train.data.bank import Bank, build_together, tokenise
 from train.evaluation import mega as evaluation
 from train.hmr import HmrConfig, MaskedTask, RegressorTask, averaged_state, whitening
 from train.loop import train
 from train.pretrain import PretrainConfig, PretrainTask, draw_visible
 
 LOOP = {"steps": 3, "learning_rate": 2e-3, "ema_decay": 0.9, "log_every": 1, "threads": 1}
-MEGA = {"width": 64, "encoder_depth": 1, "decoder_depth": 1, "heads": 2, "prior": {"width": 96, "depth": 1}}
+MEGA = {
+    "width": 64,
+    "encoder_depth": 1,
+    "decoder_depth": 1,
+    "heads": 2,
+    "prior": {"width": 96, "depth": 1, "free_rank": 8},
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +57,14 @@ def test_bank_holds_what_the_tokenizer_says_of_the_full_mesh(made):
     torch.testing.assert_close(body.joints(mesh, "mediapipe33"), bank.landmarks, atol=1e-4, rtol=0)
     torch.testing.assert_close(body.joints(mesh, "body22"), bank.joints, atol=1e-4, rtol=0)
     assert mesh.mean(1).abs().max() < 1e-5
+
+
+def test_processes_draw_a_bank_together(tmp_path, shared):
+    bank = build_together("val", shared / "mocap", 5, seed=3, workers=2)
+    assert len(bank) == 5 and bank.tokens is None
+    again = build_together("val", shared / "mocap", 5, seed=3, workers=2)
+    assert torch.equal(bank.landmarks, again.landmarks)
+    assert not torch.equal(bank.landmarks[0], bank.landmarks[3])  # each process draws bodies of its own
 
 
 def test_missing_banks_and_tokens_say_what_to_do(made, tmp_path):
@@ -86,6 +101,23 @@ def test_regressor_overfits_a_handful(made):
     assert last["tokens"] < 0.3 * first["tokens"]
     assert last["rotation"] < 0.02
     assert last["camera"] < 0.05
+
+
+def test_placed_joints_see_where_a_wrong_rotation_puts_them(made):
+    """The loss is the mean distance of joints from the pelvis in camera axes, whatever made them go astray."""
+    task = RegressorTask(config(made[0], "regressor", placed_weight=1.0))
+    batch = task.shard(0, 0, torch.Generator().manual_seed(0))
+    hidden = torch.ones(batch["tokens"].shape, dtype=torch.bool)
+    said = task.regressor(batch["features"])
+    turn = about_axis(1, torch.full((16,), 0.3)) @ batch["rotation"]
+    off = {}
+    for name, rotation in (("true", batch["rotation"]), ("turned", turn)):
+        told = said._replace(latent=batch["latents"], rotation_6d=sixd_from_matrix(rotation))
+        off[name] = float(task.losses(told, batch, hidden)["placed"])
+    joints = (batch["joints"] - batch["joints"][:, :1]).double()
+    expected = (joints @ turn.double().mT - joints @ batch["rotation"].double().mT).norm(dim=-1).mean()
+    assert off["true"] < 0.011  # a centimetre is where the distance becomes round
+    assert off["turned"] == pytest.approx(float(expected), abs=0.006)
 
 
 def test_masked_stage_overfits_a_handful(made):

@@ -62,6 +62,15 @@ def test_learning_rate_warms_up_then_falls_to_its_end():
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
+def test_a_run_may_end_by_the_clock(tmp_path):
+    """On a borrowed machine the time is known and the number of steps is not: the cosine ends with it."""
+    settings = config(steps=10**9, minutes=0.02, learning_rate=1.0)
+    assert loop.learning_rate(50, settings, 0.5) == pytest.approx(0.5)
+    assert loop.learning_rate(50, settings, 1.0) == pytest.approx(0.0)
+    loop.train(Line(), settings, tmp_path)
+    assert 5 < torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] < 10**9
+
+
 def test_it_learns(tmp_path):
     task = loop.train(Line(dropout=0.0), config(steps=400), tmp_path)
     x = torch.linspace(-1, 1, 9)[:, None]

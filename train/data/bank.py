@@ -8,8 +8,10 @@ Tokens describe canonical meshes, which no camera changes: one prepared body ser
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -81,18 +83,42 @@ def prepare(body: Body, rotations: Tensor, shape: Tensor) -> Bank:
     return Bank(six.cpu(), shape.cpu(), rotations[:, 0].cpu(), landmarks.cpu(), joints.cpu())
 
 
+def joined(parts: list[Bank]) -> Bank:
+    """Banks of the same fields as one."""
+    names = [f.name for f in fields(Bank) if getattr(parts[0], f.name) is not None]
+    return Bank(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
 def build(sampler: BodySampler, count: int, generator: torch.Generator, chunk: int = 1000) -> Bank:
     """Sample `count` bodies and prepare them."""
     parts = []
     for start in tqdm(range(0, count, chunk), desc="bodies"):
         drawn = sampler.sample(min(chunk, count - start), generator)
         parts.append(prepare(sampler.body, drawn["rotations"], drawn["shape"]))
-    return Bank(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Bank)[:5]))
+    return joined(parts)
+
+
+def build_share(job: tuple[str, Path, int, int, Path]) -> Path:
+    """A process's share of a bank: (split, mocap, count, seed, file to write); returns the file."""
+    split, mocap, count, seed, path = job
+    torch.set_num_threads(1)
+    body = Body.bundled().subset(torch.arange(1))
+    build(BodySampler(body, split, mocap), count, torch.Generator().manual_seed(seed)).save(path)
+    return path
+
+
+def build_together(split: str, mocap: Path, count: int, seed: int, workers: int) -> Bank:
+    """As `build`, by so many processes. What comes out depends on their number: each has a seed of its own."""
+    # Forked processes would share the parent's threads' locks; tensors go through files, not through shared memory.
+    with TemporaryDirectory() as folder, multiprocessing.get_context("spawn").Pool(workers) as pool:
+        shares = [count // workers + (number < count % workers) for number in range(workers)]
+        jobs = [(split, mocap, n, seed * 1000 + k, Path(folder) / f"{k}.pt") for k, n in enumerate(shares)]
+        return joined([Bank.load(path) for path in pool.map(build_share, jobs)])
 
 
 @torch.no_grad()
 def tokenise(bank: Bank, body: Body, tokenizer: MeshVQVAE, chunk: int = 500) -> Bank:
-    """The bank with tokens and latents of the tokenizer; only the vertices that it convolves are posed."""
+    """The bank with tokens and latents of the tokenizer, made on its device; only the points it convolves are posed."""
     posing = body.subset(tokenizer.points) if tokenizer.lifted else body
     device = next(tokenizer.parameters()).device
     posing = posing.to(device)
@@ -133,7 +159,9 @@ def main() -> None:
     cli.add_argument("--held-out", choices=("mocap", "synthetic"), help="the fixed set of this kind, nothing random")
     cli.add_argument("--count", type=int, default=100_000)
     cli.add_argument("--seed", type=int, default=0)
+    cli.add_argument("--workers", type=int, default=1, help="processes that draw bodies")
     cli.add_argument("--tokenizer", type=Path, help="model folder whose tokenizer encodes the bodies")
+    cli.add_argument("--device", default="cpu", help="where the tokenizer encodes them")
     cli.add_argument("--surface", type=int, help="instead of a tokenizer's latents: so many points of the surface")
     cli.add_argument("--bodies", type=Path, help="an earlier bank: encode its bodies instead of drawing new ones")
     cli.add_argument("-o", "--output", type=Path, required=True)
@@ -147,13 +175,16 @@ def main() -> None:
         bank = prepare(
             joints_only, **held_out(joints_only, args.mocap, args.split, args.count, args.held_out, args.seed)
         )
+    elif args.workers > 1:
+        bank = build_together(args.split, args.mocap, args.count, args.seed, args.workers)
     else:
         sampler = BodySampler(joints_only, args.split, args.mocap)
         bank = build(sampler, args.count, torch.Generator().manual_seed(args.seed))
     if args.tokenizer:
         from mega_backend import checkpoint
 
-        bank = tokenise(bank, body, checkpoint.load(args.tokenizer).tokenizer)
+        tokenizer = checkpoint.load(args.tokenizer).tokenizer.to(args.device)
+        bank = tokenise(bank, body, tokenizer, 500 if args.device == "cpu" else 4000)
     elif args.surface:
         bank = surface(bank, body, args.surface)
     bank.save(args.output)
