@@ -45,6 +45,7 @@ class ReaderConfig(Config):
     reader: dict[str, Any] = Field(default_factory=dict, description="input_size and width of the network")
     place_weight: float = Field(2.0, ge=0, description="of the 3D positions' error in metres")
     error_weight: float = Field(0.1, ge=0, description="of the likelihood of the expected errors")
+    heat_weight: float = Field(0.1, ge=0, description="of the cross-entropy of the places on the heatmaps")
 
 
 class ReaderTask(Task):
@@ -83,9 +84,10 @@ class ReaderTask(Task):
             "landmark": mean(apart, known),
             "error": mean(unlikely, known),
             "place": (reading.landmarks_3d - self._truth(batch)).norm(dim=-1).mean(),
+            "heat": heat_loss(reading.log_heat, target, known),
         }
         total = losses["landmark"] + self.config.error_weight * losses["error"]
-        total = total + self.config.place_weight * losses["place"]
+        total = total + self.config.place_weight * losses["place"] + self.config.heat_weight * losses["heat"]
         return total, {**{k: v.detach() for k, v in losses.items()}, "skipped": batch["skipped"].sum().float()}
 
     def _read(self, batch: Batch) -> tuple[Batch, Reading]:
@@ -130,6 +132,22 @@ class ReaderTask(Task):
 def mean(values: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean of values (…) under weights (…); 0 where nothing counts."""
     return (weight * values).sum() / weight.sum().clamp_min(1)
+
+
+def heat_loss(log_heat: Tensor, points: Tensor, known: Tensor) -> Tensor:
+    """Cross-entropy of heatmaps (B, N, S, S) with the places (B, N, 2) in crop coordinates that lie in the crop.
+
+    A point is shared out between the four places around it so that their mean is the point: with it, heatmaps are
+    learnt in far fewer steps than through their expectation alone.
+    """
+    side = log_heat.shape[-1]
+    inside = known * (points.abs() <= 1).all(-1)
+    at = ((points + 1) * side / 2 - 0.5).clamp(0, side - 1)
+    # Of each row and column, how much of the point is there.
+    columns, rows = (
+        (1 - (at[..., axis, None] - torch.arange(side, device=at.device)).abs()).clamp_min(0) for axis in (0, 1)
+    )
+    return mean(-torch.einsum("bnyx,bny,bnx->bn", log_heat, rows, columns), inside)
 
 
 def dotted(crop: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -185,9 +185,8 @@ class ImageTask(Task):
             losses = {"token": masked_cross_entropy(logits, tokens, visible)}
             correct = (likely == tokens) & ~visible
             scalars = {"accuracy": correct.sum() / (~visible).sum().clamp_min(1)}
-        joints = fixed.joints(guess.detach(), self._joint_set) @ rotation.mT
         target, weight = batch["joints"][..., :2], batch["joints"][..., 2:]
-        reprojected = camera[:, None, :1] * (joints[..., :2] + camera[:, None, 1:])
+        reprojected = self._reprojected(guess.detach(), rotation, camera)
         losses["rotation"] = F.mse_loss(rotation, matrix_from_axis_angle(batch["pose"][:, :3]))
         losses["joint"] = (weight * (reprojected - target).abs()).sum() / (2 * weight.sum()).clamp_min(1)
         total = sum(getattr(self.config, f"{name}_weight") * loss for name, loss in losses.items())
@@ -200,7 +199,9 @@ class ImageTask(Task):
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Errors (mm) of the deterministic answer, both protocols, and of the rotation (degrees)."""
+        """Errors of held-out people, deterministic answer: in mm by both protocols, of the rotation in degrees, of the
+        reprojected joints in % of the box side; and what an answer that never looks would get (`metrics.blind`).
+        """
         if self._held_out is None:
             return {}
         found: dict[str, list[Tensor]] = {}
@@ -208,7 +209,9 @@ class ImageTask(Task):
             batch = {name: value[start : start + self.config.batch] for name, value in self._held_out.items()}
             for name, errors in self._errors(batch).items():
                 found.setdefault(name, []).append(errors)
-        return {name: float(torch.cat(parts).mean()) for name, parts in found.items()}
+        truth, rotation = (torch.cat(found.pop(name)) for name in ("truth", "true_rotation"))
+        blind = {f"blind_{name}": value for name, value in metrics.blind(truth, rotation).items()}
+        return {name: float(torch.cat(parts).mean()) for name, parts in found.items()} | blind
 
     def _answer(self, batch: Batch) -> tuple[Batch, Tensor, Tensor, Tensor]:
         """The batch on the model's device, and latents, rotation and camera of the deterministic answer."""
@@ -221,23 +224,31 @@ class ImageTask(Task):
         return batch, self._fixed.to(device).lookup(self._best(logits)), rotation, camera
 
     def _errors(self, batch: Batch) -> dict[str, Tensor]:
-        batch, latents, rotation, _ = self._answer(batch)
+        batch, latents, rotation, camera = self._answer(batch)
         fixed = self._fixed.to(rotation.device)
         truth = fixed.bodies.canonical(batch["pose"][:, 3:], batch["shape"], batch["gender"])
         true_rotation = matrix_from_axis_angle(batch["pose"][:, :3])
         found = fixed.tokenizer.decode_latent(latents)
         joints, true_joints = fixed.joints(latents), fixed.bodies.joints(truth)
-        standard = [
-            metrics.moved_to(points, points[:, PELVIS])[:, :14] @ turn.mT
-            for points, turn in ((joints, rotation), (true_joints, true_rotation))
-        ]
+        centred = [metrics.moved_to(points, points[:, PELVIS])[:, :14] for points in (joints, true_joints)]
+        standard = [points @ turn.mT for points, turn in zip(centred, (rotation, true_rotation), strict=True)]
+        drawn = self._reprojected(latents, rotation, camera)
+        off, known = (drawn - batch["joints"][..., :2]).norm(dim=-1), batch["joints"][..., 2]
         trace = (rotation * true_rotation).sum((1, 2))
         return {
             "mpjpe": metrics.distances(*standard),
             "pa_mpjpe": metrics.aligned_distances(*standard),
             "released_pve": metrics.distances(found @ rotation.mT, truth @ true_rotation.mT),
             "degrees": torch.rad2deg(torch.acos(((trace - 1) / 2).clamp(-1, 1))),
+            "percent_of_box": 50 * (known * off).sum(1) / known.sum(1).clamp_min(1),
+            "truth": centred[1],
+            "true_rotation": true_rotation,
         }
+
+    def _reprojected(self, latents: Tensor, rotation: Tensor, camera: Tensor) -> Tensor:
+        """The annotated joints (B, J, 2) of a decoded answer in crop coordinates."""
+        joints = self._fixed.to(rotation.device).joints(latents, self._joint_set) @ rotation.mT
+        return camera[:, None, :1] * (joints[..., :2] + camera[:, None, 1:])
 
     @torch.no_grad()
     def pictures(self) -> dict[str, np.ndarray]:

@@ -46,6 +46,24 @@ def aligned_distances(points: Tensor, target: Tensor) -> Tensor:
     return distances(procrustes(points, target), target)
 
 
+def blind(joints: Tensor, rotation: Tensor) -> dict[str, float]:
+    """Errors in mm of answers that never look: what a model that has learnt anything must beat.
+
+    joints (B, J, 3) in the bodies' own axes, pelvis at the origin; rotation (B, 3, 3) to camera axes. `mpjpe` and
+    `pa_mpjpe` are those of the mean body in the mean orientation for everybody; `mean_joints_mpjpe` that of the joints'
+    mean in camera axes, which is no body any more where people face all ways, but the least squared error.
+    """
+    placed = joints @ rotation.mT
+    u, _, vt = torch.linalg.svd(rotation.mean(0))
+    turn = u @ torch.diag(torch.tensor([1.0, 1.0, torch.linalg.det(u @ vt).sign()]).to(u)) @ vt
+    body = joints.mean(0)
+    return {
+        "mpjpe": distances(body @ turn.mT, placed).mean().item(),
+        "pa_mpjpe": aligned_distances(body.expand_as(joints), joints).mean().item(),
+        "mean_joints_mpjpe": distances(placed.mean(0), placed).mean().item(),
+    }
+
+
 class BestOf(NamedTuple):
     """Errors (B) of the best of the first Q samples, for each Q asked for."""
 

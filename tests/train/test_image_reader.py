@@ -124,3 +124,22 @@ def test_a_reader_needs_a_landmark_model_of_the_same_tokens(data):
     ):
         with pytest.raises(ValueError, match=words):
             images.ImageTask(images.ImageConfig.model_validate({**settings, **changes}))
+
+
+def test_heat_is_right_where_its_mean_is_the_point():
+    """Of all heatmaps, the loss likes best the one that shares a point out between the four places around it."""
+    side = 12
+    points = torch.tensor([[[0.31, -0.72], [0.0, 0.95], [1.4, 0.0]]])
+    known = torch.tensor([[1.0, 1.0, 1.0]])  # the last one lies outside the crop: no place of the map is its
+    logits = torch.zeros(1, 3, side, side, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], 0.3)
+    for _ in range(300):
+        optimizer.zero_grad()
+        image_reader.heat_loss(logits.flatten(2).log_softmax(-1).unflatten(-1, (side, side)), points, known).backward()
+        optimizer.step()
+    share = logits.detach().flatten(2).softmax(-1).unflatten(-1, (side, side))
+    at = (torch.arange(side) + 0.5) * (2 / side) - 1
+    middle = torch.stack([(share.sum(2) * at).sum(-1), (share.sum(3) * at).sum(-1)], -1)
+    # A point beyond the middles of the outermost places is held at them: half a place is the offset's work.
+    assert (middle - points.clamp(at[0], at[-1]))[:, :2].abs().max() < 0.01
+    assert share[0, 2].std() < 1e-6

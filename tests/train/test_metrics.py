@@ -6,6 +6,7 @@ import torch
 from scipy.spatial import procrustes as scipy_procrustes
 from scipy.spatial.transform import Rotation
 
+from mega_backend.rotations import matrix_from_axis_angle
 from train import metrics
 
 
@@ -47,6 +48,18 @@ def test_distances_are_in_millimetres():
 def test_moving_to_an_origin():
     points = torch.randn(2, 4, 3)
     assert torch.equal(metrics.moved_to(points, points[:, 1])[:, 1], torch.zeros(2, 3))
+
+
+def test_an_answer_that_never_looks(random):
+    """Two people of one body, facing opposite ways: the pose is known to it, the facing never, the mean is a line."""
+    body = torch.tensor([[0.0, 0, 0], [0.3, 0, 0], [0, 0.4, 0]])
+    about = matrix_from_axis_angle(torch.tensor([[0.0, 0.6, 0], [0, -0.6, 0]]))
+    found = metrics.blind(body.expand(2, -1, -1), about)
+    off = 2 * 0.3 * np.sin(0.3) / 3 * 1000  # the mean orientation lies between the two
+    assert found["mpjpe"] == pytest.approx(off, abs=0.1)
+    assert found["pa_mpjpe"] == pytest.approx(0, abs=0.01)
+    assert found["mean_joints_mpjpe"] == pytest.approx(0.3 * np.sin(0.6) / 3 * 1000, abs=0.1)
+    assert found["mean_joints_mpjpe"] < found["mpjpe"]
 
 
 def test_best_of_looks_at_the_first_q():

@@ -181,7 +181,7 @@ def evaluate(
         trace = (rotation * true_rotation).sum((1, 2))
         note(row=part["row"], degrees=torch.rad2deg(torch.acos(((trace - 1) / 2).clamp(-1, 1))))
         note(**joint_errors(best, rotation, truth, true_rotation, bodies, joint_set))
-        note(body=bodies.joints(truth, joint_set))
+        note(body=bodies.joints(truth, joint_set), rotation=true_rotation)
         if samples and isinstance(model, Mega):
             seeds = [int(np.random.SeedSequence([seed, row]).generate_state(1)[0]) for row in part["row"].tolist()]
             drawn = model.draw(features, samples, steps, temperature, generator=seeds)
@@ -209,7 +209,7 @@ def summarise(found: dict[str, np.ndarray], people: int) -> dict[str, Any]:
         "skipped": people - len(found["row"]),
         "degrees_median": float(np.median(found["degrees"])),
         "deterministic": {name: float(found[name].mean()) for name in names},
-        "one_body_for_everybody": one_body(torch.from_numpy(found["body"])),
+        "blind": blind(*(torch.from_numpy(found[name]) for name in ("body", "rotation"))),
     }
     if "log_probability" in found:
         sampled = {name: torch.from_numpy(found[f"sample_{name}"]) for name in names}
@@ -228,13 +228,11 @@ def summarise(found: dict[str, np.ndarray], people: int) -> dict[str, Any]:
     return result
 
 
-def one_body(joints: Tensor) -> float:
-    """PA-MPJPE in mm, standard joints, of the mean of these people's bodies: what an answer that saw nothing would get.
-
-    joints (N, J, 3): canonical ones of the standard protocol's set.
-    """
-    chosen = joints[:, :14] if joints.shape[1] == 17 else joints
-    return float(metrics.aligned_distances(chosen.mean(0).expand_as(chosen), chosen).mean())
+def blind(joints: Tensor, rotation: Tensor) -> dict[str, float]:
+    """`metrics.blind` of the standard protocol; canonical joints (N, J, 3) of its set, rotation (N, 3, 3)."""
+    usual = joints.shape[1] == 17
+    chosen = metrics.moved_to(joints, joints[:, PELVIS if usual else 0])
+    return metrics.blind(chosen[:, :14] if usual else chosen, rotation)
 
 
 def table(name: str, dataset: str, result: dict[str, Any]) -> str:
@@ -250,8 +248,10 @@ def table(name: str, dataset: str, result: dict[str, Any]) -> str:
         for protocol in PROTOCOLS if key in result else ():
             numbers = " | ".join(f"{result[key][f'{protocol}_{metric}']:.1f}" for metric in METRICS)
             lines.append(f"| {name}, {text} | {protocol} | {numbers} |")
-    everybody = result["one_body_for_everybody"]
-    lines.append(f"| the mean of these bodies for everybody | standard | – | – | {everybody:.1f} |")
+    blind = result["blind"]
+    lines.append(
+        f"| the mean of these bodies for everybody | standard | – | {blind['mpjpe']:.1f} | {blind['pa_mpjpe']:.1f} |"
+    )
     family = "3dpw" if dataset.startswith("3dpw") and dataset != "3dpw-occ" else dataset
     for paper, numbers in PAPERS.get(family, {}).items():
         shown = " | ".join("–" if number is None else f"{number:.1f}" for number in numbers)

@@ -22,11 +22,12 @@ HALF_VISIBLE = 0.12
 
 class Reading(NamedTuple):
     """landmarks (B, 33, 2) in crop coordinates, log_error (B, 33) of their expected error, landmarks_3d (B, 33, 3)
-    metres, camera axes, hip-centred."""
+    metres, camera axes, hip-centred; log_heat (B, 33, S/8, S/8): log-probability of each landmark's places."""
 
     landmarks: torch.Tensor
     log_error: torch.Tensor
     landmarks_3d: torch.Tensor
+    log_heat: torch.Tensor
 
 
 class Block(nn.Module):
@@ -88,12 +89,14 @@ class Reader(nn.Module):
         maps = self.maps(self.merged(x)).float().unflatten(1, (LANDMARK_COUNT, 7))
         side = maps.shape[-1]
         maps = maps.flatten(3)
-        share = maps[:, :, :1].softmax(-1)
+        log_heat = maps[:, :, 0].log_softmax(-1)
+        share = log_heat.exp()[:, :, None]
         offset_x, offset_y, log_error, *place = (share * maps[:, :, 1:]).sum(-1).unbind(-1)
         at = (torch.arange(side, device=maps.device) + 0.5) * (2 / side) - 1
         heat = share[:, :, 0].unflatten(-1, (side, side))
         landmarks = torch.stack([(heat.sum(2) * at).sum(-1) + offset_x, (heat.sum(3) * at).sum(-1) + offset_y], -1)
-        return Reading(landmarks, log_error.clamp(-6, 2), torch.stack(place, -1))
+        log_heat = log_heat.unflatten(-1, (side, side))
+        return Reading(landmarks, log_error.clamp(-6, 2), torch.stack(place, -1), log_heat)
 
     def forward(self, crops: torch.Tensor) -> torch.Tensor:
         """Crops (B, 3, S, S) → landmark features (B, 33, 8), as `conditioning.landmark_features` makes them."""
