@@ -29,9 +29,11 @@ from .trajectory import bone_landmarks, smoothed, through
 
 WRITTEN_AT_ONCE = 1.0
 """Seconds of frames that are smoothed together, at least."""
-SETTLING_STEPS, SETTLING_TRUST, SETTLING_CUTOFF = 1, 0.03, 1.5
+SETTLING_STEPS, SETTLING_TRUST, SETTLING_CUTOFF = 1, 0.06, 1.5
 """How the smooth motion goes back onto the landmarks: steps, metres that its surface may give way, and what the cut-off
 is multiplied by afterwards."""
+DOUBT = 1.25
+"""How fast a bone's weight falls with the visibility of its landmarks."""
 SHAPES = 600
 """The latest so many frames say how a body is built."""
 FORGOTTEN = TrackingOptions().memory + 10.0
@@ -205,7 +207,8 @@ class MotionSolver:
         for row, choice in zip(rows, choices, strict=True):
             row.hypothesis = choice
             person.chosen.append(row)
-            person.shapes.append(row.shape[choice])
+            # A sample's own idea of the body is the same in all frames: only the expected one says how they are built.
+            person.shapes.append(row.shape[0])
             person.trusts.append(0.05 + float(landmark_trust(row.sighting.landmarks, self.size)[11:].mean()))
         person.shapes, person.trusts = person.shapes[-SHAPES:], person.trusts[-SHAPES:]
 
@@ -287,7 +290,7 @@ class MotionSolver:
         trust = np.stack([landmark_trust(marks, self.size) for marks in landmarks])
         # Half seen is hardly known: what is hidden follows from the frames before and after.
         weights = np.stack([trust[:, list(marks)].mean(1) for marks in self._bone_landmarks], axis=1)
-        weights = weights.clip(0.05, 1) ** 2 * seen[:, None]
+        weights = weights.clip(0.05, 1) ** DOUBT * seen[:, None]
         rotations = through(
             np.stack([row.rotations for row in shown]).astype(np.float64),
             np.array([max(row.hypothesis, 0) for row in shown]),

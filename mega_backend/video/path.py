@@ -16,8 +16,8 @@ class PathOptions:
     """What things cost. speed: metres a second, acceleration: metres a second², that cost as much as one unit of
     unlikeliness; look_ahead: frames after which a choice is final."""
 
-    speed: float = 1.5
-    acceleration: float = 12.0
+    speed: float = 12.0
+    acceleration: float = 200.0
     look_ahead: int = 12
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import solveh_banded
 
-CUTOFFS = {"off": None, "light": 3.0, "strong": 2.0}
+CUTOFFS = {"off": None, "light": 2.0, "strong": 1.2}
 """Hertz at which motion is halved."""
 
 

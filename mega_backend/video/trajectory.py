@@ -1,10 +1,10 @@
 """One smooth motion through all hypotheses of all frames.
 
 Every bone of every frame has N candidates. The motion is the smoothest one that stays near them (`smoothing.smooth`),
-and which candidates count follows from the motion: those near it more than those far from it, the chosen one more than
-the others. Both are settled in turn, expectation and maximisation of a mixture whose components are the hypotheses. A
-limb that points the wrong way in a frame then takes part with the hypothesis that points the right way. What is hidden
-counts little, and follows from the frames before and after.
+and which candidates count follows from the motion: those near it more than those far from it, the expected answer and
+the chosen one more than the others. Both are settled in turn, expectation and maximisation of a mixture whose
+components are the hypotheses. A limb that points the wrong way in a frame then takes part with the hypothesis that
+points the right way. What is hidden counts little, and follows from the frames before and after.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 
 from .smoothing import nearest_rotations, smooth
 
-PREFERENCE = 4.0
-"""How much more the chosen hypothesis counts than each other, where all are as near."""
-SPREAD = 0.5
+EXPECTED, CHOSEN = 100.0, 10.0
+"""How much more hypothesis 0, and the chosen one, count than each other, where all are as near. Samples spread as the
+model doubts: each alone is far off, and in all frames of a person in the same direction."""
+SPREAD = 0.3
 """Radians by which candidates usually differ from the motion."""
 ROUNDS = 3
 
@@ -39,7 +40,8 @@ def through(
     if cutoff is None:
         return smoothed(picked, times, weights, None)
     preference = np.ones((frames, count))
-    preference[np.arange(frames), chosen] = PREFERENCE
+    preference[:, 0] *= EXPECTED
+    preference[np.arange(frames), chosen] *= CHOSEN
     preference /= preference.sum(1, keepdims=True)
     motion = smoothed((preference[..., None, None, None] * candidates).sum(1), times, weights, cutoff)
     for _ in range(ROUNDS):
