@@ -85,6 +85,24 @@ class Hypothesiser:
         return done
 
     def _together(self, seen: Sequence[Seen]) -> list[Row]:
+        count = self.count
+        sightings = [sighting for *_, sighting in seen]
+        vertices, log_probability, token_count = self._meshes(seen)
+        pose = self.refiner.rig.fit(tensor(vertices.reshape(-1, *vertices.shape[2:])), steps=FIT_STEPS)
+        evidence = self.evidence([sighting for sighting in sightings for _ in range(count)])
+        pose = self.refiner.refine(pose, evidence, steps=REFINE_STEPS)
+        joints = posed_joints(self.body, pose).reshape(len(seen), count, -1, 3)
+        result = []
+        for i, (_, index, time, sighting) in enumerate(seen):
+            own = slice(i * count, (i + 1) * count)
+            unlikely = (log_probability[i].max() - log_probability[i]) / token_count
+            unlikely = 0.3 * unlikely + self._misfit(joints[i], sighting) + STRAYED * (np.arange(count) > 0)
+            parts = (part[own].cpu().numpy() for part in (pose.rotations, pose.shape, pose.translation))
+            result.append(Row(index, time, sighting, *parts, joints[i], unlikely))
+        return result
+
+    def _meshes(self, seen: Sequence[Seen]) -> tuple[np.ndarray, np.ndarray, int]:
+        """What the model says: vertices (P, N, V, 3) in space, log-probabilities (P, N), tokens of a mesh."""
         recoverer, count = self.recoverer, self.count
         sightings = [sighting for *_, sighting in seen]
         crops = [square_crop(sighting.landmarks, self.size) for sighting in sightings]
@@ -116,18 +134,16 @@ class Hypothesiser:
                 LANDMARK_ERROR * crop.side,
             )
             vertices.append(turned + translation[:, None].astype(np.float32))
-        pose = self.refiner.rig.fit(tensor(np.concatenate(vertices)), steps=FIT_STEPS)
-        evidence = self.evidence([sighting for sighting in sightings for _ in range(count)])
-        pose = self.refiner.refine(pose, evidence, steps=REFINE_STEPS)
-        joints = posed_joints(self.body, pose).reshape(len(seen), count, -1, 3)
-        result = []
-        for i, (_, index, time, sighting) in enumerate(seen):
-            own = slice(i * count, (i + 1) * count)
-            unlikely = (log_probability[i].max() - log_probability[i]) / tokens.shape[-1]
-            unlikely = 0.3 * unlikely + self._misfit(joints[i], sighting) + STRAYED * (np.arange(count) > 0)
-            parts = (part[own].cpu().numpy() for part in (pose.rotations, pose.shape, pose.translation))
-            result.append(Row(index, time, sighting, *parts, joints[i], unlikely))
-        return result
+        return np.stack(vertices), log_probability, tokens.shape[-1]
+
+    @torch.no_grad()
+    def rig_errors(self, seen: Sequence[Seen]) -> np.ndarray:
+        """Metres (P, N) that the rig is off the mesh it is fitted to, mean over vertices; landmarks move it later."""
+        vertices = tensor(self._meshes(seen)[0])
+        flat = vertices.flatten(0, 1)
+        pose = self.refiner.rig.fit(flat, steps=FIT_STEPS)
+        rigged = self.body.skin(pose.rotations, pose.shape) + pose.translation[:, None]
+        return (rigged - flat).norm(dim=-1).mean(-1).reshape(vertices.shape[:2]).numpy()
 
     def evidence(self, sightings: Sequence[Sighting]) -> Evidence:
         """What the refiner reads of sightings."""

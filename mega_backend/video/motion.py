@@ -142,7 +142,7 @@ class MotionSolver:
         self.focal_length = focal_length or camera.default_focal_length(size)
         self.body = recoverer._refiner.rig.body
         own = self.options
-        self._hypothesiser = Hypothesiser(
+        self.hypothesiser = Hypothesiser(
             recoverer, size, self.focal_length, own.hypotheses, own.seed, own.steps, own.temperature
         )
         self._settled: Refiner = copy.copy(recoverer._refiner)
@@ -159,7 +159,7 @@ class MotionSolver:
 
     def hypotheses(self, frames: Frames) -> list[Row]:
         """The costly half of `push`: all hypotheses of frames, in the order of their sightings."""
-        return self._hypothesiser.rows(sightings_of(frames))
+        return self.hypothesiser.rows(sightings_of(frames))
 
     def add(self, frames: Frames, rows: Sequence[Row]) -> list[FrameResult]:
         """The other half of `push`: frames and their hypotheses in, frames that are done out."""
@@ -305,7 +305,7 @@ class MotionSolver:
         if cutoff is not None:
             # Every hypothesis lay on its landmarks, with a body shape of its own: with the shape of all frames, once
             # more. What that stirs up is smoothed as before.
-            evidence = self._hypothesiser.evidence([row.sighting for row in shown])
+            evidence = self.hypothesiser.evidence([row.sighting for row in shown])
             evidence = replace(evidence, weights=evidence.weights * tensor(seen)[:, None])
             pose = self._settled.refine(replace(pose, translation=tensor(places)), evidence, steps=SETTLING_STEPS)
             rotations = smoothed(pose.rotations.double().numpy(), times, weights, SETTLING_CUTOFF * cutoff)

@@ -17,13 +17,19 @@ MAIN = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
 BONES = ((11, 12), (23, 24), (11, 23), (12, 24), (23, 25), (24, 26), (25, 27), (26, 28), (11, 13), (12, 14))
 """Landmark pairs whose lengths in space say how somebody is built."""
 
+WELL_SEEN = 5
+"""Sightings after which somebody is known well enough to be recognised."""
+DARK = 0.15
+"""Colours nearer to black than this are those of no one in particular."""
+
 
 @dataclass(frozen=True)
 class Sighting:
     """Somebody in a frame.
 
     box (4,), landmarks (33, 3) pixels and visibility, landmarks_3d (33, 3) metres, as of `people.Detection`.
-    colours (C,): what the clothes look like, any fixed description of unit scale; None where it is not known.
+    colours (C,): what the clothes look like, in threes: lightness and two hues as of Lab, [0, 1] each, 0.5 without hue;
+    None where it is not known.
     """
 
     box: np.ndarray
@@ -110,8 +116,10 @@ class Tracker:
             terms.append(np.linalg.norm(sighting.colours - track.colours) / options.colours)
         near_by = gone <= options.brief and track.time >= self._cut_at
         if not near_by:
-            # Somebody who comes back: recognised by looks alone, and only by a good likeness.
-            return 1.5 * float(np.max(terms)) if track.seen >= 5 and len(terms) > 1 else 1.9 * float(terms[0])
+            # Somebody who comes back: recognised by looks alone, and only by a good likeness. Nobody is by build alone,
+            # nor by black clothes, which too many wear: rather one person twice than two people in one.
+            known = track.seen >= WELL_SEEN and len(terms) > 1 and not _dark(track.colours)
+            return 1.5 * float(np.max(terms)) if known else np.inf
         height = _height(sighting)
         terms.append(abs(np.log(height / track.height)) / (options.size * (1 + gone)))
         predicted = track.points + track.velocity * min(gone, 0.5)
@@ -154,6 +162,11 @@ def _height(sighting: Sighting) -> float:
     in_space = np.linalg.norm(deep[pairs[:, 0]] - deep[pairs[:, 1]], axis=1)
     # Pixels per metre, times a usual height: a bone that points at the camera counts little in both sums.
     return float(max(1.7 * in_picture.sum() / max(in_space.sum(), 1e-3), 4.0))
+
+
+def _dark(colours: np.ndarray) -> bool:
+    """Whether all clothes are about black."""
+    return bool((np.linalg.norm(colours.reshape(-1, 3) - [0, 0.5, 0.5], axis=1) < DARK).all())
 
 
 def _build(sighting: Sighting) -> np.ndarray:

@@ -48,6 +48,21 @@ def test_who_leaves_and_returns_is_the_same_and_a_stranger_is_not():
     assert tracker.update(12.0, [sighting(250, rng, green)]) == [3]
 
 
+@pytest.mark.parametrize("colours", [None, np.array([0.05, 0.5, 0.52])])
+def test_nobody_is_recognised_by_build_or_black_clothes(colours):
+    rng, tracker = np.random.default_rng(0), Tracker()
+    for frame in range(20):
+        assert tracker.update(frame / 25, [sighting(100, rng, colours)]) == [1]
+    assert tracker.update(1.5, [sighting(110, rng, colours)]) == [1], "the place still counts"
+    assert tracker.update(9.0, [sighting(110, rng, colours)]) == [2]
+
+
+def test_a_glimpse_is_nobody_to_come_back():
+    rng, tracker = np.random.default_rng(0), Tracker()
+    assert tracker.update(0.0, [sighting(100, rng, RED)]) == [1]
+    assert tracker.update(9.0, [sighting(110, rng, RED)]) == [2]
+
+
 def test_after_a_cut_places_say_nothing():
     rng, tracker = np.random.default_rng(0), Tracker()
     for frame in range(10):

@@ -45,6 +45,15 @@ def test_one_body_and_rotations_that_are_rotations(walked):
     assert np.allclose(turned @ turned.swapaxes(-1, -2), np.eye(3), atol=1e-4)
 
 
+def test_the_rig_lies_in_its_mesh(walked):
+    recoverer, _ = walked
+    body = detections(1)[0]
+    solver = MotionSolver(recoverer, SIZE, options=MotionOptions(hypotheses=1))
+    seen = Sighting(body.box, body.landmarks, body.landmarks_3d)
+    off = solver.hypothesiser.rig_errors([(1, 0, 0.0, seen)])
+    assert off.shape == (1, 1) and 0 < off[0, 0] < 0.01
+
+
 def test_smoothing_must_be_known():
     with pytest.raises(ValueError, match="off, light, strong"):
         MotionOptions(smoothing="much")
