@@ -51,7 +51,7 @@ class HmrConfig(Config):
     data: DataConfig
     model: dict[str, Any] = Field(description="regressor: width, depth, dropout; masked: settings of Mega")
     tokenizer: Path | None = Field(None, description="model folder that holds the tokenizer, where the bank has tokens")
-    start: Path | None = Field(None, description="run folder whose weights this stage begins with")
+    start: Path | None = Field(None, description="run or model folder whose weights this stage begins with")
     start_masked: Path | None = Field(
         None, description="masked: run whose model, but for the regressor, it begins with"
     )
@@ -180,8 +180,11 @@ class RegressorTask(ViewTask):
         state = averaged_state(run, "regressor.")
         own = self.regressor.state_dict()
         kept = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-        statistics = {"latent_mean", "latent_scale"}
-        same = all(name in kept and torch.allclose(kept[name], own[name], rtol=1e-3) for name in statistics)
+        same = {"latent_mean", "latent_scale"} <= set(kept)
+        if same:  # other bodies of the same kind have nearly the same statistics: those trained with are kept
+            scale = own["latent_scale"]
+            apart = (kept["latent_mean"] - own["latent_mean"]).abs() / scale
+            same = bool((apart < 0.2).all() and ((kept["latent_scale"] / scale).log().abs() < 0.2).all())
         if not same:
             kept = {n: v for n, v in kept.items() if not n.startswith(("latent", "sureness", "known"))}
         self.regressor.load_state_dict(kept, strict=False)
@@ -193,7 +196,8 @@ class RegressorTask(ViewTask):
         state = averaged_state(run, "head.")
         if "codebook" not in state or not torch.equal(state["codebook"], self.head.codebook):
             return False
-        self.head.load_state_dict(state)
+        # A masked model's head also holds what belongs to its transformer.
+        self.head.load_state_dict({name: state[name] for name in self.head.state_dict()})
         return True
 
     @torch.no_grad()
@@ -366,11 +370,21 @@ def degrees(rotation_6d: Tensor, rotation: Tensor) -> Tensor:
     return torch.rad2deg(torch.acos(((trace - 1) / 2).clamp(-1, 1)))
 
 
+IN_A_MODEL = {"regressor.": "prior.", "head.": "latent_head.", "model.": ""}
+"""Where the parts of the stages' tasks are in a finished model."""
+
+
 def averaged_state(run: Path, prefix: str) -> dict[str, Tensor]:
-    """State of a part of a run's task under its own names, averaged weights in the place of the last ones."""
+    """State of a part of a run's task under its own names, averaged weights in the place of the last ones.
+
+    run: a run's folder, or a model folder, to go on from finished weights.
+    """
     path = run / "checkpoint.pt"
+    if (run / "config.json").is_file():
+        model, start = checkpoint.load(run).model, IN_A_MODEL[prefix]
+        return {name[len(start) :]: value for name, value in model.state_dict().items() if name.startswith(start)}
     if not path.is_file():
-        raise ValueError(f"{run} holds no checkpoint: give the folder of a finished run")
+        raise ValueError(f"{run} holds no checkpoint: give the folder of a finished run or a model folder")
     saved = torch.load(path, map_location="cpu", weights_only=True)
     state = dict(saved["task"])
     if saved["ema"]:

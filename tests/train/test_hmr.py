@@ -158,6 +158,9 @@ def test_stages_follow_each_other_into_a_model_folder(made, tmp_path):
         loaded.model.sample(features, 3, generator=1), task.model.eval().sample(features, 3, generator=1)
     )
     assert loaded.model.sample(None, 2, generator=1).shape == (1, 2, TOKENS)
+    # Finished weights may be trained on.
+    again = RegressorTask(config(folder, "regressor", start=output)).regressor.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in loaded.model.prior.state_dict().items())
 
 
 def test_a_regressor_starts_from_one_with_other_targets(made, tmp_path):

@@ -140,7 +140,7 @@ def test_camera_fit_is_exact_for_weak_perspective():
 
 def test_measured_errors_are_handed_on_in_the_persons_own_size(points):
     """Detections whose landmarks are all a twentieth of the person too far right, or left in their mirror images."""
-    exact = replace(EXACT, near=200.0, far=400.0, measured=1.0)
+    exact = replace(EXACT, near=200.0, far=400.0, measured=1.0, mixed=0.0)
     seen = draw(points, exact)
     true_landmarks = reprojected(seen, points)
     metric = points @ seen.rotation.mT
@@ -157,6 +157,12 @@ def test_measured_errors_are_handed_on_in_the_persons_own_size(points):
     assert (found[..., 1].abs() < 0.01).all()
     torch.testing.assert_close(found[..., 0].abs(), torch.full_like(found[..., 0], 0.05), atol=0.01, rtol=0)
     assert (found[:, 0, 0] > 0).any() and (found[:, 0, 0] < 0).any()
+    # Limbs err as different people's did: all of a limb the same way, not all limbs of everybody.
+    mixed = views.draw(points, root, torch.Generator().manual_seed(7), replace(exact, mixed=1.0), errors)
+    found = (mixed.landmarks - reprojected(mixed, points))[..., 0].sign()
+    limbs = [found[:, [place for place, limb in enumerate(views.LIMB_OF) if limb == number]] for number in range(5)]
+    assert all((limb == limb[:, :1]).all() for limb in limbs)
+    assert any((limb[:, 0] != limbs[0][:, 0]).any() for limb in limbs[1:])
     # Without errors given, nothing is measured.
     assert torch.equal(
         views.draw(points, root, torch.Generator().manual_seed(7), exact).landmarks, draw(points, exact, 7).landmarks
