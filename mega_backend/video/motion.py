@@ -25,7 +25,7 @@ from .hypotheses import Hypothesiser, Row, posed_joints, tensor
 from .path import PathFinder, PathOptions
 from .smoothing import CUTOFFS
 from .tracking import Sighting, TrackingOptions
-from .trajectory import bone_landmarks, smoothed, through
+from .trajectory import believed, bone_landmarks, smoothed, through
 
 WRITTEN_AT_ONCE = 1.0
 """Seconds of frames that are smoothed together, at least."""
@@ -291,13 +291,10 @@ class MotionSolver:
         # Half seen is hardly known: what is hidden follows from the frames before and after.
         weights = np.stack([trust[:, list(marks)].mean(1) for marks in self._bone_landmarks], axis=1)
         weights = weights.clip(0.05, 1) ** DOUBT * seen[:, None]
-        rotations = through(
-            np.stack([row.rotations for row in shown]).astype(np.float64),
-            np.array([max(row.hypothesis, 0) for row in shown]),
-            times,
-            weights,
-            cutoff,
-        )
+        candidates = np.stack([row.rotations for row in shown]).astype(np.float64)
+        belief = believed(candidates[:, 0], times, weights, cutoff)
+        weights = weights * belief
+        rotations = through(candidates, np.array([max(row.hypothesis, 0) for row in shown]), times, weights, cutoff)
         shape = tensor(person.shape()).expand(len(times), -1)
         pose = Pose(tensor(rotations), shape, torch.zeros(len(times), 3))
         start = np.stack([row.translation[row.hypothesis] for row in shown])
@@ -306,7 +303,7 @@ class MotionSolver:
             # Every hypothesis lay on its landmarks, with a body shape of its own: with the shape of all frames, once
             # more. What that stirs up is smoothed as before.
             evidence = self.hypothesiser.evidence([row.sighting for row in shown])
-            evidence = replace(evidence, weights=evidence.weights * tensor(seen)[:, None])
+            evidence = replace(evidence, weights=evidence.weights * tensor(seen * belief[:, 0])[:, None])
             pose = self._settled.refine(replace(pose, translation=tensor(places)), evidence, steps=SETTLING_STEPS)
             rotations = smoothed(pose.rotations.double().numpy(), times, weights, SETTLING_CUTOFF * cutoff)
             pose = Pose(tensor(rotations), shape, torch.zeros(len(times), 3))

@@ -21,6 +21,9 @@ model doubts: each alone is far off, and in all frames of a person in the same d
 SPREAD = 0.3
 """Radians by which candidates usually differ from the motion."""
 ROUNDS = 3
+SLOW, ODD = (0.15, 0.3, 0.5), 1.0
+"""What bones do over a while: shares of the cut-off, one after the other, so that the ends of a stretch cannot bend the
+motion to themselves; and radians from there at which little of a bone's weight is left."""
 
 
 def through(
@@ -51,6 +54,24 @@ def through(
         share /= share.sum(1, keepdims=True)
         motion = smoothed((share[..., None, None] * candidates).sum(1), times, weights, cutoff)
     return motion
+
+
+def believed(rotations: np.ndarray, times: np.ndarray, weights: np.ndarray, cutoff: float | None) -> np.ndarray:
+    """How much (F, J) in [0, 1] bones are believed that differ from what they do before and after: somebody who is
+    taken for a front for a moment, or who enters the picture and is not understood yet.
+
+    Arguments as of `smoothed`, the trunk first. A slow motion that lets go of what is far from it judges.
+    """
+    result = np.ones(rotations.shape[:2])
+    if cutoff is None:
+        return result
+    for share in SLOW:
+        slow = smoothed(rotations, times, weights * result, share * cutoff)
+        distance = np.square(rotations - slow).sum((-1, -2)) / 2
+        result = (1 + distance / ODD**2) ** -2
+        # Who turns round as a whole for a moment is not believed in any limb.
+        result = np.minimum(result, result[:, :1])
+    return result
 
 
 def smoothed(rotations: np.ndarray, times: np.ndarray, weights: np.ndarray, cutoff: float | None) -> np.ndarray:

@@ -11,7 +11,7 @@ from mega_backend.video import placing
 from mega_backend.video.path import PathFinder, PathOptions
 from mega_backend.video.smoothing import CUTOFFS, nearest_rotations, smooth, smooth_rotations
 from mega_backend.video.tracking import Sighting, Tracker
-from mega_backend.video.trajectory import through
+from mega_backend.video.trajectory import believed, through
 
 BODY = detections(1)[0]
 RED, BLUE = np.array([1.0, 0, 0]), np.array([0, 0, 1.0])
@@ -139,6 +139,19 @@ def test_rotations_stay_rotations():
     result = smooth_rotations(noisy, np.arange(50) / 30, np.ones((50, 2)), 1.5)
     assert np.allclose(result @ result.swapaxes(-1, -2), np.eye(3), atol=1e-9) and (np.linalg.det(result) > 0).all()
     assert np.abs(np.diff(result, axis=0)).mean() < 0.2 * np.abs(np.diff(noisy, axis=0)).mean()
+
+
+def test_who_is_taken_for_a_front_for_a_moment_is_not_believed():
+    """A back that slowly turns, first and once in between seen from the wrong side; an arm that swings all the time."""
+    times = np.arange(30) / 10
+    heading, swing = 0.4 * times, 0.6 * np.sin(2 * np.pi * times)
+    odd = np.isin(np.arange(30), [0, 1, 15])
+    trunk = Rotation.from_rotvec(np.outer(heading + np.pi * odd, [0, 1, 0])).as_matrix()
+    arm = Rotation.from_rotvec(np.outer(swing, [1, 0, 0])).as_matrix()
+    belief = believed(np.stack([trunk, arm], axis=1), times, np.ones((30, 2)), CUTOFFS["light"])
+    assert (belief[odd] < 0.15).all(), "nor in any limb"
+    assert (belief[~odd] > 0.6).all()
+    assert (believed(trunk[:, None], times, np.ones((30, 1)), None) == 1).all()
 
 
 def test_a_limb_follows_the_hypotheses_that_agree():
