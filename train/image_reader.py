@@ -21,12 +21,12 @@ from torch import Tensor
 
 from mega_backend.model import backbones
 from mega_backend.model.backbones.reader import Reading
-from train import metrics
+from train import metrics, readings
 from train.config import Config, load
 from train.data.anny import AnnyBodies
-from train.data.landmarks import placed, with_landmarks
-from train.data.pictures import Augmentation, Mixture, Source
-from train.images import SourceConfig, check_source, held_out, normalise
+from train.data.landmarks import placed
+from train.data.pictures import Augmentation, Mixture
+from train.images import SourceConfig, held_out, normalise, with_landmarks_of
 from train.loop import Batch, LoopConfig, Task, seeded, train
 
 LIMBS = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
@@ -43,9 +43,9 @@ class ReaderConfig(Config):
     batch: int = Field(64, gt=0, description="people of one shard of a step")
     augmentation: Augmentation = Augmentation()
     reader: dict[str, Any] = Field(default_factory=dict, description="input_size and width of the network")
-    place_weight: float = Field(2.0, ge=0, description="of the 3D positions' error in metres")
-    error_weight: float = Field(0.1, ge=0, description="of the likelihood of the expected errors")
-    heat_weight: float = Field(0.1, ge=0, description="of the cross-entropy of the places on the heatmaps")
+    place_weight: float = Field(readings.PLACE, ge=0, description="of the 3D positions' error in metres")
+    error_weight: float = Field(readings.ERROR, ge=0, description="of the likelihood of the expected errors")
+    heat_weight: float = Field(readings.HEAT, ge=0, description="of the cross-entropy of the places on the heatmaps")
 
 
 class ReaderTask(Task):
@@ -59,10 +59,11 @@ class ReaderTask(Task):
         whole = AnnyBodies()
         # Landmarks are exact on any subset of the vertices. Outside the module: bodies are not trained.
         self._bodies = [whole.subset(torch.arange(1))]
-        self._mixture = Mixture([_landmarks(s.load(), whole) for s in config.sources], self.size, config.augmentation)
+        sources = [with_landmarks_of(source.load(), whole) for source in config.sources]
+        self._mixture = Mixture(sources, self.size, config.augmentation)
         self._held_out = None
         if config.validation:
-            source = _landmarks(config.validation.load(), whole)
+            source = with_landmarks_of(config.validation.load(), whole)
             self._held_out = held_out(source, self.size, config.validation_people)
 
     def shard(self, step: int, shard: int, generator: torch.Generator) -> Batch:
@@ -76,18 +77,9 @@ class ReaderTask(Task):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         reading = self.reader.read(normalise(batch["picture"]))
-        target, known = batch["joints"][..., :2], batch["joints"][..., 2]
-        apart = (reading.landmarks - target).norm(dim=-1)
-        # Likelihood of the error at hand under a Laplace distribution of the expected size.
-        unlikely = apart.detach() * (-reading.log_error).exp() + reading.log_error
-        losses = {
-            "landmark": mean(apart, known),
-            "error": mean(unlikely, known),
-            "place": (reading.landmarks_3d - self._truth(batch)).norm(dim=-1).mean(),
-            "heat": heat_loss(reading.log_heat, target, known),
-        }
-        total = losses["landmark"] + self.config.error_weight * losses["error"]
-        total = total + self.config.place_weight * losses["place"] + self.config.heat_weight * losses["heat"]
+        losses = readings.losses(reading, batch["joints"], self._truth(batch))
+        config = self.config
+        total = readings.total(losses, config.place_weight, config.error_weight, config.heat_weight)
         return total, {**{k: v.detach() for k, v in losses.items()}, "skipped": batch["skipped"].sum().float()}
 
     def _read(self, batch: Batch) -> tuple[Batch, Reading]:
@@ -129,27 +121,6 @@ class ReaderTask(Task):
         return {"read": np.concatenate(rows)}
 
 
-def mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Weighted mean of values (…) under weights (…); 0 where nothing counts."""
-    return (weight * values).sum() / weight.sum().clamp_min(1)
-
-
-def heat_loss(log_heat: Tensor, points: Tensor, known: Tensor) -> Tensor:
-    """Cross-entropy of heatmaps (B, N, S, S) with the places (B, N, 2) in crop coordinates that lie in the crop.
-
-    A point is shared out between the four places around it so that their mean is the point: with it, heatmaps are
-    learnt in far fewer steps than through their expectation alone.
-    """
-    side = log_heat.shape[-1]
-    inside = known * (points.abs() <= 1).all(-1)
-    at = ((points + 1) * side / 2 - 0.5).clamp(0, side - 1)
-    # Of each row and column, how much of the point is there.
-    columns, rows = (
-        (1 - (at[..., axis, None] - torch.arange(side, device=at.device)).abs()).clamp_min(0) for axis in (0, 1)
-    )
-    return mean(-torch.einsum("bnyx,bny,bnx->bn", log_heat, rows, columns), inside)
-
-
 def dotted(crop: np.ndarray, points: np.ndarray) -> np.ndarray:
     """A crop (S, S, 3) with points (N, 2) in crop coordinates drawn on it: left ones orange, right ones blue."""
     drawn, side = crop.copy(), len(crop)
@@ -157,11 +128,6 @@ def dotted(crop: np.ndarray, points: np.ndarray) -> np.ndarray:
         colour = (90, 160, 255) if number % 2 == 0 and number > 10 else (255, 150, 40)
         cv2.circle(drawn, (round(x), round(y)), max(1, side // 64), colour, -1)
     return drawn
-
-
-def _landmarks(source: Source, bodies: AnnyBodies) -> Source:
-    check_source(source, bodies)
-    return Source(with_landmarks(source.annotations, bodies), source.folder, source.share, source.kept)
 
 
 def run(source: str | Path, overrides: list[str], folder: Path) -> None:

@@ -16,6 +16,7 @@ fits what is regressed, latents, rotation and camera, through the landmarks down
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,15 +27,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mega_backend import checkpoint
-from mega_backend.model.mega import Mega
+from mega_backend.model.backbones.reader import Reader
+from mega_backend.model.backbones.reader import features as landmark_features
+from mega_backend.model.mega import Condition, Mega
 from mega_backend.model.sampling import likeliest
 from mega_backend.model.vqhps import VQHPS
 from mega_backend.recovery import IMAGENET_MEAN, IMAGENET_STD
 from mega_backend.rotations import matrix_from_6d, matrix_from_axis_angle
-from train import figures, metrics
+from train import figures, metrics, readings
 from train.config import Config, load, parser
 from train.data import annotations
 from train.data.anny import AnnyBodies
+from train.data.landmarks import placed, with_landmarks
 from train.data.pictures import Augmentation, Mixture, Source, in_order
 from train.data.smpl import SmplBodies
 from train.hmr import averaged_state
@@ -94,6 +98,7 @@ class ImageConfig(Config):
     latent_weight: float = Field(1.0, ge=0)
     rotation_weight: float = Field(1.0, ge=0)
     joint_weight: float = Field(1.0, ge=0)
+    reading_weight: float = Field(0.0, ge=0, description="image_regressor: of the reader's own losses, which go on")
 
 
 class ImageTask(Task):
@@ -133,12 +138,20 @@ class ImageTask(Task):
         for part in self._frozen:
             part.requires_grad_(False)
         self.size = _input_size(self.model)
+        self._reads = config.stage == "image_regressor" and config.reading_weight > 0
+        if self._reads:
+            if not isinstance(self.model.backbone, Reader):
+                raise ValueError("reading_weight is for a model behind a reader: set model.backbone.name=reader")
+            sources = [with_landmarks_of(source, bodies) for source in sources]
+            # Landmarks are exact on any subset of the vertices.
+            self._landmark_bodies = [bodies.subset(torch.arange(1))]
         self._mixture = Mixture(sources, self.size, config.augmentation)
         self._joint_set = sources[0].annotations.joint_set
         self._held_out = None
         if config.validation:
             source = config.validation.load()
             check_source(source, bodies)
+            self._held_out_set = source.annotations.joint_set
             self._held_out = held_out(source, self.size, config.validation_people)
         self.train()
 
@@ -166,17 +179,28 @@ class ImageTask(Task):
 
     def regress(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Latents (B, T, D), rotation (B, 3, 3), camera (B, 3) before any token."""
-        condition = self.model.condition(self.model.features(normalise(batch["picture"])))
-        rotation = matrix_from_6d(condition.rotation_6d.float())
-        return condition.latent.float(), rotation, condition.camera.float()
+        return _regressed(self.model.condition(self.model.features(normalise(batch["picture"]))))
+
+    def _read_and_regress(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """The reader's own loss, and what `regress` says, of one look."""
+        reading = self.model.backbone.read(normalise(batch["picture"]))
+        device = batch["pose"].device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            places = placed(self._landmark_bodies[0].to(device), batch["pose"], batch["shape"])
+        loss = readings.total(readings.losses(reading, batch["joints"], places))
+        return loss, _regressed(self.model.condition(landmark_features(reading)))
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         fixed = self._fixed.to(batch["pose"].device)
         tokens = fixed.tokens(batch)
         if self.config.stage == "image_regressor":
-            guess, rotation, camera = self.regress(batch)
+            losses, scalars = {}, {}
+            if self._reads:
+                losses["reading"], (guess, rotation, camera) = self._read_and_regress(batch)
+            else:
+                guess, rotation, camera = self.regress(batch)
             error = (guess - fixed.lookup(tokens)) / self.model.prior.latent_scale
-            losses, scalars = {"latent": error.square().mean()}, {}
+            losses["latent"] = error.square().mean()
         else:
             visible = batch["visible"] if isinstance(self.model, Mega) else torch.zeros_like(batch["visible"])
             logits, rotation, camera = self.predict(batch, tokens, visible)
@@ -186,7 +210,7 @@ class ImageTask(Task):
             correct = (likely == tokens) & ~visible
             scalars = {"accuracy": correct.sum() / (~visible).sum().clamp_min(1)}
         target, weight = batch["joints"][..., :2], batch["joints"][..., 2:]
-        reprojected = self._reprojected(guess.detach(), rotation, camera)
+        reprojected = self._reprojected(guess.detach(), rotation, camera, self._joint_set)
         losses["rotation"] = F.mse_loss(rotation, matrix_from_axis_angle(batch["pose"][:, :3]))
         losses["joint"] = (weight * (reprojected - target).abs()).sum() / (2 * weight.sum()).clamp_min(1)
         total = sum(getattr(self.config, f"{name}_weight") * loss for name, loss in losses.items())
@@ -232,7 +256,7 @@ class ImageTask(Task):
         joints, true_joints = fixed.joints(latents), fixed.bodies.joints(truth)
         centred = [metrics.moved_to(points, points[:, PELVIS])[:, :14] for points in (joints, true_joints)]
         standard = [points @ turn.mT for points, turn in zip(centred, (rotation, true_rotation), strict=True)]
-        drawn = self._reprojected(latents, rotation, camera)
+        drawn = self._reprojected(latents, rotation, camera, self._held_out_set)
         off, known = (drawn - batch["joints"][..., :2]).norm(dim=-1), batch["joints"][..., 2]
         trace = (rotation * true_rotation).sum((1, 2))
         return {
@@ -245,9 +269,10 @@ class ImageTask(Task):
             "true_rotation": true_rotation,
         }
 
-    def _reprojected(self, latents: Tensor, rotation: Tensor, camera: Tensor) -> Tensor:
-        """The annotated joints (B, J, 2) of a decoded answer in crop coordinates."""
-        joints = self._fixed.to(rotation.device).joints(latents, self._joint_set) @ rotation.mT
+    def _reprojected(self, latents: Tensor, rotation: Tensor, camera: Tensor, joint_set: str) -> Tensor:
+        """The joints (B, J, 2) of a set of annotations in crop coordinates, of a decoded answer."""
+        name = "mediapipe33" if joint_set == "landmarks33" else joint_set
+        joints = self._fixed.to(rotation.device).joints(latents, name) @ rotation.mT
         return camera[:, None, :1] * (joints[..., :2] + camera[:, None, 1:])
 
     @torch.no_grad()
@@ -304,6 +329,11 @@ class _Fixed:
             self._regressors[name] = joints_of_points(self.tokenizer, self.bodies.joint_matrix(name))
         with torch.autocast(latents.device.type, enabled=False):
             return self._regressors[name] @ self.tokenizer.decode_points(latents.float())
+
+
+def _regressed(condition: Condition) -> tuple[Tensor, Tensor, Tensor]:
+    """Latents, rotation and camera that a landmark model knows before any token."""
+    return condition.latent.float(), matrix_from_6d(condition.rotation_6d.float()), condition.camera.float()
 
 
 def joints_of_points(tokenizer: nn.Module, regressor: Tensor) -> Tensor:
@@ -368,6 +398,12 @@ def check_source(source: Source, bodies: SmplBodies | AnnyBodies) -> None:
         raise ValueError(f"the dataset in {source.folder} is of {table.body} bodies: set body.kind={table.body}")
     if isinstance(bodies, SmplBodies):
         bodies.check_genders(table.gender, f"the dataset in {source.folder}")
+
+
+def with_landmarks_of(source: Source, bodies: AnnyBodies) -> Source:
+    """The source with the 33 landmarks as its joints."""
+    check_source(source, bodies)
+    return replace(source, annotations=with_landmarks(source.annotations, bodies))
 
 
 def held_out(source: Source, size: int, count: int) -> Batch:

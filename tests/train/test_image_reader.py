@@ -12,14 +12,14 @@ from mega_backend import checkpoint
 from mega_backend.model import backbones
 from mega_backend.recovery import Recoverer
 from mega_backend.rotations import matrix_from_axis_angle
-from train import image_reader, images
+from train import image_reader, images, readings
 from train.data import annotations
 from train.data.anny import AnnyBodies
 from train.data.landmarks import placed, with_landmarks
 from train.data.pictures import Augmentation, Source, View, move_pose
 from train.data.views import MIRROR
 from train.hmr import averaged_state
-from train.loop import train
+from train.loop import seeded, train
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +115,32 @@ def test_steps_follow_each_other_into_a_folder_that_looks_at_pictures(data, tmp_
     assert Recoverer.load(data / "landmark_model").reads_landmarks
 
 
+def test_the_reader_goes_on_learning_landmarks_beside_what_they_say(data):
+    settings = {"loop": stages.LOOP, **stages._behind_reader("image_regressor", [])(data, 2)[2]}
+    alone, both = (
+        seeded(images.ImageTask, images.ImageConfig.model_validate({**settings, "reading_weight": weight}))
+        for weight in (0.0, 2.0)
+    )
+    batches = [task.shard(0, 0, torch.Generator().manual_seed(0)) for task in (alone, both)]
+    assert torch.equal(batches[0]["picture"], batches[1]["picture"])
+    (_, parts), (total, more) = (task.eval()(batch) for task, batch in zip((alone, both), batches, strict=True))
+    for name in ("latent", "rotation"):  # of the same look
+        torch.testing.assert_close(parts[name], more[name])
+    expected = sum(more[name] for name in ("latent", "rotation", "joint")) + 2 * more["reading"]
+    torch.testing.assert_close(total.detach(), expected)
+    total.backward()
+    assert both.model.backbone.maps.weight.grad.unflatten(0, (33, 7))[:, 4:].abs().sum() > 0
+    assert set(both.validate()) == set(alone.validate())
+
+
 def test_a_reader_needs_a_landmark_model_of_the_same_tokens(data):
     settings = {"loop": stages.LOOP, **stages._behind_reader("image_regressor", [])(data, 2)[2]}
     plain = {"kind": "mega", **stages.MEGA, "conditioning": {"backbone": stages.RESNET}}
+    backbone = {"backbone": stages.RESNET}
     for changes, words in (
         ({"landmark_model": data / "tokenizer"}, "reads landmarks"),
         ({"landmark_model": None, "model": plain}, "behind a reader"),
+        ({"reading_weight": 1.0, "model": backbone}, "backbone.name=reader"),
     ):
         with pytest.raises(ValueError, match=words):
             images.ImageTask(images.ImageConfig.model_validate({**settings, **changes}))
@@ -135,7 +155,7 @@ def test_heat_is_right_where_its_mean_is_the_point():
     optimizer = torch.optim.Adam([logits], 0.3)
     for _ in range(300):
         optimizer.zero_grad()
-        image_reader.heat_loss(logits.flatten(2).log_softmax(-1).unflatten(-1, (side, side)), points, known).backward()
+        readings.heat_loss(logits.flatten(2).log_softmax(-1).unflatten(-1, (side, side)), points, known).backward()
         optimizer.step()
     share = logits.detach().flatten(2).softmax(-1).unflatten(-1, (side, side))
     at = (torch.arange(side) + 0.5) * (2 / side) - 1

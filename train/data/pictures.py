@@ -103,8 +103,9 @@ def move_joints(joints: np.ndarray, matrix: np.ndarray, size: int, view: View, j
 def move_pose(pose: np.ndarray, view: View) -> np.ndarray:
     """The pose (66) whose body looks as the moved picture shows it."""
     vectors = pose.reshape(POSE_JOINTS, 3).astype(np.float64)
-    root = Rotation.from_rotvec([0, 0, view.angle]) * Rotation.from_rotvec(vectors[0])
-    vectors = np.concatenate([root.as_rotvec()[None], vectors[1:]])
+    if view.angle:
+        root = Rotation.from_rotvec([0, 0, view.angle]) * Rotation.from_rotvec(vectors[0])
+        vectors[0] = root.as_rotvec()
     if view.flip:
         # Mirroring x turns a rotation about (x, y, z) into one about (x, -y, -z).
         vectors = vectors[_MIRROR_POSE] * [1, -1, -1]
