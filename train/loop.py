@@ -390,8 +390,13 @@ def _resume(folder: Path, task: Task, optimizer: torch.optim.Optimizer, ema: Ema
     if not path.exists():
         return 0
     state = torch.load(path, map_location="cpu", weights_only=True)
-    task.load_state_dict(state["task"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        task.load_state_dict(state["task"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:  # other names, shapes or numbers of tensors
+        raise ValueError(
+            f"{path} is of a model of other settings: go on with those it was begun with, or in a new folder."
+        ) from error
     if ema:
         if not state["ema"]:
             raise ValueError(

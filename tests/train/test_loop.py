@@ -91,6 +91,14 @@ def test_finished_run_is_not_trained_again(tmp_path):
     assert torch.equal(weights(first), weights(loop.train(Line(), config(), tmp_path)))
 
 
+def test_a_folder_of_another_model_is_named(tmp_path):
+    loop.train(Line(), config(steps=2), tmp_path)
+    other = Line()
+    other.network = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is of a model of other settings.*new folder"):
+        loop.train(other, config(steps=2), tmp_path)
+
+
 def test_average_follows_the_closed_form():
     module = nn.Linear(1, 1, bias=False)
     ema = loop.Ema(module, decay=0.5)
