@@ -26,8 +26,7 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -
         try:
             with os.fdopen(descriptor, "wb") as stream:
                 write(stream)
-            # mkstemp makes files that only their owner may read; take what the user's umask says instead.
-            os.chmod(scratch, 0o666 & ~_umask())
+            open_to_others(scratch)
             os.replace(scratch, path)
         except BaseException:
             Path(scratch).unlink(missing_ok=True)
@@ -37,6 +36,11 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -
     except OSError as error:
         raise OutputError(f"'{path}' cannot be written: {error.strerror or error}") from error
     return path
+
+
+def open_to_others(path: str | os.PathLike) -> None:
+    """mkstemp makes files that only their owner may read; take what the user's umask says instead."""
+    os.chmod(path, 0o666 & ~_umask())
 
 
 def _umask() -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mega_backend import overlay
-from mega_backend.files import OutputError
+from mega_backend.files import OutputError, open_to_others
 
 if TYPE_CHECKING:
     from mega_backend.body import Body
@@ -94,6 +94,7 @@ def write_overlay(
         if writer is None:
             raise OutputError("there is no frame to draw on")
         writer.release()
+        open_to_others(scratch)
         os.replace(scratch, path)
     except BaseException:
         Path(scratch).unlink(missing_ok=True)

@@ -75,6 +75,8 @@ def test_overlay_and_glb(clip, tiny_model, tmp_path):
     assert (tmp_path / "a.glb").read_bytes()[:4] == b"glTF"
     drawn = list(Clip(tmp_path / "a.mp4"))
     assert len(drawn) == 8 and drawn[0].picture.shape == (480, 320, 3)
+    modes = {(tmp_path / name).stat().st_mode for name in ("a.glb", "a.mp4")}
+    assert len(modes) == 1, "whoever may read one may read the other"
 
 
 def test_endings_are_checked_before_anything_is_loaded(clip, tmp_path, capsys):
