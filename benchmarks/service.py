@@ -276,6 +276,7 @@ def malformed_requests(server: Server, options: argparse.Namespace) -> None:
 def load(server: Server, options: argparse.Namespace) -> None:
     asked = list(itertools.islice(mixed(pictures_of(options), server), options.distinct))
     expected = [question.answer(server.client) for question in asked]
+    before = at_rest(server)
     counts: Counter[str] = Counter()
     problems: list[str] = []
     end = time.monotonic() + options.seconds
@@ -324,12 +325,42 @@ def load(server: Server, options: argparse.Namespace) -> None:
     print(f"  {CLIENTS} clients, {options.seconds:.0f} s: " + ", ".join(f"{k} × {n}" for k, n in counts.most_common()))
     for problem in sorted(set(problems))[:5]:
         print(f"  PROBLEM {problem}")
-    warm = [value for at, value in memory if at - started > options.seconds * 0.3]
-    middle = statistics.mean(warm)
-    quarters = [statistics.mean(part) for part in np.array_split(warm, 4)]
-    print("  memory by quarters of the time after warm-up: " + ", ".join(f"{value:.0f}" for value in quarters) + " MiB")
-    print(f"  memory after warm-up {min(warm):.0f} to {max(warm):.0f} MiB: "
-          f"-{100 * (1 - min(warm) / middle):.1f} % +{100 * (max(warm) / middle - 1):.1f} %")  # fmt: skip
+    warm = np.array([(at - started, value) for at, value in memory if at - started > options.seconds * 0.3])
+    for line in memory_report(warm):
+        print(f"  {line}")
+    print(f"  at rest {before:.0f} MiB before all this, {at_rest(server):.0f} MiB after it")
+
+
+def at_rest(server: Server) -> float:
+    """Resident memory in MiB once nothing is worked on."""
+    settle(server)
+    time.sleep(2)
+    return server.resident()
+
+
+def memory_report(samples: np.ndarray) -> list[str]:
+    """Lines about samples (N,2) of seconds and MiB: does memory grow?
+
+    What requests hold for a moment comes and goes between samples; growth would show in the quarters' medians and
+    highest values, and in the trend (the median of all slopes between two samples).
+    """
+    times, values = samples.T
+    middle = np.median(values)
+
+    def around(numbers: Sequence[float]) -> str:
+        return f"{100 * (min(numbers) / middle - 1):+.1f} % {100 * (max(numbers) / middle - 1):+.1f} %"
+
+    parts = np.array_split(values, 4)
+    medians, highest = [np.median(part) for part in parts], [np.max(part) for part in parts]
+    first, second = np.triu_indices(len(times), 1)
+    slope = np.median((values[second] - values[first]) / (times[second] - times[first]))
+    return [
+        "memory by quarters of the time after warm-up: median "
+        + ", ".join(f"{value:.0f}" for value in medians) + f" MiB ({around(medians)} around the middle), highest "
+        + ", ".join(f"{value:.0f}" for value in highest) + " MiB",
+        f"trend {600 * slope:+.0f} MiB in ten minutes; single samples {min(values):.0f} to {max(values):.0f} MiB "
+        f"({around(values)})",
+    ]  # fmt: skip
 
 
 def mixed(pictures: list[bytes], server: Server) -> Iterator[Question]:

@@ -12,6 +12,7 @@ Nothing here imports torch before the first call.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections import OrderedDict, deque
@@ -36,7 +37,12 @@ CROWD_SECONDS = 1.0
 
 
 class OutOfMemory(RuntimeError):
-    """A single row does not fit on the device. The text is one sentence for the user."""
+    """Something does not fit on the device even by itself. The text is one sentence for the user."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The device has too little free memory for this; close other programs that use it, or ask for less."
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -257,7 +263,7 @@ class Batcher:
             if self._left_memory and not self._scheduler:
                 # What a cancelled request needed is for others now, outside of this process too.
                 self._left_memory = False
-                _release_memory()
+                release_memory()
         while slices := self._scheduler.batch(lambda _: 1 << 30):
             for call, _, _ in slices:
                 _fail(call, Cancelled())
@@ -285,7 +291,7 @@ class Batcher:
         size = sum(stop - start for _, start, stop in slices)
         if is_out_of_memory(error):
             self.out_of_memory += 1
-            _release_memory()
+            release_memory()
             if size > 1:
                 self._limit(slices[0].call.payload.function).did_not_fit(size)
                 log.warning("the device ran out of memory with %d rows: going on with %d", size, size // 2)
@@ -294,9 +300,7 @@ class Batcher:
                 for call in {part.call for part in slices if part.call.request.cancelled}:
                     _fail(call, Cancelled())
                 return
-            error = OutOfMemory(
-                "The device has too little free memory for this model; close other programs that use it."
-            )
+            error = OutOfMemory()
         if len(slices) > 1:
             # One request's rows must not fail the others': each by itself shows whose they are.
             for part in slices:
@@ -347,10 +351,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
-def _release_memory() -> None:
-    import torch
-
-    if torch.cuda.is_available():
+def release_memory() -> None:
+    """Give back what the device keeps for later."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 

@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     choices = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     wanted = next((word for word in arguments if word in COMMANDS), None)
     for name, command in COMMANDS.items():
-        sub = choices.add_parser(name, help=command.help, description=command.help)
+        # Whole names only: `--token SECRET` must not be taken for the start of `--token-file`.
+        sub = choices.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
         if name == wanted:
             command.add_arguments(sub)
     options = parser.parse_args(arguments)
@@ -311,7 +312,7 @@ COMMANDS = {
     "resample": Command("keep parts of a result's bodies and draw the rest anew", _resample_arguments, _resample),
     "video": Command("recover the moving people of a clip", _video_arguments, _video),
     "explain": Command("draw how an answer comes about and how sure it is", _explain_arguments, _explain),
-    "batch": Command("recover all pictures of a folder, here or on a cluster", _batch_arguments, _batch),
+    "batch": Command("recover all pictures and videos of a folder, here or on a cluster", _batch_arguments, _batch),
     "info": Command("say what is installed and what the model is", _info_arguments, _info),
     "import": Command("make a model folder of the authors' files", _import_arguments, _import),
     "serve": Command("answer requests over HTTP, for Blender and other programs", _serve_arguments, _serve),

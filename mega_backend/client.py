@@ -62,7 +62,7 @@ class Stream:
             # http.client fails in all of these ways when its socket is shut down under it.
             if self._closed.is_set():
                 raise Stopped from error
-            raise BackendError(f"The connection to the backend was lost ({error}).") from error
+            raise BackendError(_lost(error)) from error
         finally:
             self._connection.close()
 
@@ -219,7 +219,7 @@ class Client:
         try:
             return response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise BackendError(f"The connection to the backend was lost ({error}).") from error
+            raise BackendError(_lost(error)) from error
 
 
 class _closing:
@@ -233,6 +233,13 @@ class _closing:
         self.connection.close()
 
 
+def _lost(error: Exception) -> str:
+    return (
+        f"The connection to the backend was lost ({error}); if it does not answer any more, start it again, "
+        "then repeat the request."
+    )
+
+
 def _refusal(response: http.client.HTTPResponse) -> str:
     """The backend's own sentence, or what the status means where something else answered."""
     try:
@@ -241,4 +248,6 @@ def _refusal(response: http.client.HTTPResponse) -> str:
         detail = None
     if isinstance(detail, str) and detail:
         return detail
-    return f"The address answers with HTTP {response.status} {response.reason}; is it a MEGA backend?"
+    # A proxy, or a cluster whose replica died under the request.
+    todo = "try again in a few seconds" if response.status >= 500 else "is it a MEGA backend?"
+    return f"The address answers with HTTP {response.status} {response.reason}; {todo}"

@@ -102,8 +102,8 @@ def run_batch(
 ) -> Iterator[Outcome]:
     """Outcomes as they come from the cluster's workers, each with a model of its own.
 
-    A worker that dies is replaced and its pictures are done again; files are written whole, so that nothing else
-    follows from it. Raises BatchError where there is no cluster or no Ray.
+    A worker that dies is replaced and its files are done again, of a video what is missing; results are written whole,
+    so that nothing else follows from it. Raises BatchError where there is no cluster or no Ray.
     """
     try:
         import ray

@@ -20,6 +20,8 @@ MAX_SCANS = 200
 """Scans of a JPEG; usual ones have ten at most, and a small file of thousands keeps a decoder busy for minutes."""
 MAX_SCANNED = 1_500_000_000
 """Pixels times scans of a JPEG: some ten seconds of decoding."""
+MAX_STRIPS = 500_000
+"""Pieces of a TIFF; a file of millions of single pixels would keep a decoder busy for minutes, and fill the memory."""
 
 FRAME_DIAGONAL = 43.267
 """Millimetres: of the 36 × 24 mm frame that lenses are compared on."""
@@ -27,6 +29,8 @@ CROPPED = 1.03
 """A picture whose sides' ratio differs more than so from what EXIF says was cropped."""
 BELIEVABLE = (0.25, 40.0)
 """Focal lengths over the picture's longer side: from a fisheye's to the longest telephoto's."""
+_PIECES = (273, 324)
+"""TIFF's StripOffsets and TileOffsets."""
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, OverflowError, KeyError, IndexError)
 """What Pillow's readers raise on damaged data."""
 
@@ -64,6 +68,17 @@ def read(source: str | os.PathLike | bytes | np.ndarray, max_pixels: int = MAX_P
         return _decode(data, name, max_pixels)
 
 
+def announced_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height that the head of a picture file tells, nothing decoded; None where it is no picture."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with _opened(data) as image:
+                return image.size
+        except (UnidentifiedImageError, Image.DecompressionBombError, *_BROKEN):  # a PictureError is a ValueError
+            return None
+
+
 def focal_length(source: str | os.PathLike | bytes | np.ndarray) -> float | None:
     """The focal length in pixels that a picture file's EXIF data tell, or None where they do not.
 
@@ -79,7 +94,7 @@ def focal_length(source: str | os.PathLike | bytes | np.ndarray) -> float | None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with _opened(data) as image:
                 size, exif = image.size, image.getexif().get_ifd(ExifTags.IFD.Exif)
         except (UnidentifiedImageError, Image.DecompressionBombError):
             raise PictureError("this is not a picture: JPEG, PNG, WebP, TIFF, BMP and GIF can be read") from None
@@ -121,9 +136,35 @@ def _read_file(path: Path) -> bytes:
         raise PictureError(f"'{path}' cannot be opened: {reason}") from error
 
 
+def _opened(data: bytes) -> Image.Image:
+    """The picture of a file's bytes, not decoded yet. Raises what Pillow does, or PictureError (without a name)."""
+    if _strips(data) > MAX_STRIPS:
+        raise PictureError("is a TIFF in far too many pieces: save it again as an ordinary one")
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _strips(data: bytes) -> int:
+    """In how many strips or tiles a TIFF says that its first picture lies; 0 for other files."""
+    if data[:2] not in (b"II", b"MM") or not {42, 43} & set(data[2:4]):
+        return 0
+    order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
+    entry = struct.Struct(order + ("HHQQ" if big else "HHII"))
+    try:
+        (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+        (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
+    except (struct.error, OverflowError):
+        return 0
+    start = at + (8 if big else 2)
+    count = min(count, (len(data) - start) // entry.size)
+    entries = entry.iter_unpack(data[start : start + count * entry.size])
+    return max((length for tag, _, length, _ in entries if tag in _PIECES), default=0)
+
+
 def _decode(data: bytes, name: str, max_pixels: int) -> np.ndarray:
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = _opened(data)
+    except PictureError as error:
+        raise PictureError(f"{name} {error}") from None
     except UnidentifiedImageError:
         raise PictureError(f"{name} is not a picture: JPEG, PNG, WebP, TIFF, BMP and GIF can be read") from None
     except Image.DecompressionBombError:

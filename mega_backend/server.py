@@ -41,9 +41,14 @@ def read_token(file: str | None) -> str:
     try:
         token = Path(file).read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise SystemExit(f"mega serve: the token file cannot be read ({error}).") from error
+        # The name is not repeated: somebody may have given the token in its place.
+        raise SystemExit(f"mega serve: the file of --token-file cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise SystemExit(
+            "mega serve: the file of --token-file is no text; write a long random token into it."
+        ) from error
     if not token:
-        raise SystemExit(f"mega serve: {file} is empty; write a long random token into it.")
+        raise SystemExit("mega serve: the file of --token-file is empty; write a long random token into it.")
     return token
 
 
@@ -57,10 +62,12 @@ def sleep_while_waiting() -> None:
 
 
 def bounded_protocol(limits: Limits) -> type[H11Protocol]:
-    """uvicorn's HTTP protocol, with bounds on the number of connections and on how long they may say nothing."""
+    """uvicorn's HTTP protocol, with bounds on connections: their number, and how long they may say or read nothing."""
 
     class Bounded(H11Protocol):
         _timer: asyncio.TimerHandle | None = None
+        _reading: asyncio.TimerHandle | None = None
+        _unread = 0
 
         @property
         def _waits(self) -> bool:
@@ -88,12 +95,42 @@ def bounded_protocol(limits: Limits) -> type[H11Protocol]:
 
         def _give_up(self) -> None:
             self._timer = None
-            if self._waits and not self.transport.is_closing():
-                self.transport.close()
+            if self._waits:
+                self._close()
+
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._close()
+
+        def _close(self) -> None:
+            self.transport.close()
+            # Closing waits until the client has read what was sent: not for ever.
+            self.loop.call_later(limits.stall_seconds, self.transport.abort)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._unread = self.transport.get_write_buffer_size()
+            self._reading = self.loop.call_later(limits.stall_seconds, self._check_reading)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._reading is not None:
+                self._reading.cancel()
+                self._reading = None
+
+        def _check_reading(self) -> None:
+            left = self.transport.get_write_buffer_size()
+            if left >= self._unread:
+                logs.event("client does not read", unread=left)
+                self.transport.abort()
+                return
+            self._unread = left
+            self._reading = self.loop.call_later(limits.stall_seconds, self._check_reading)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
+            for timer in (self._timer, self._reading):
+                if timer is not None:
+                    timer.cancel()
             super().connection_lost(exc)
 
     return Bounded

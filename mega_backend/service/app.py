@@ -121,8 +121,8 @@ def create_app(
         lifespan=lifespan,
     )  # fmt: skip
     app.state.mega = state
-    app.add_middleware(Watch, metrics=metrics)
     app.add_middleware(Gate, token=token, loopback=loopback)
+    app.add_middleware(Watch, metrics=metrics)  # outermost: who is refused at the gate is counted too
     _add_errors(app)
     _add_information(app, state)
     _add_work(app, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import deque
@@ -10,8 +11,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from typing import Any
 
+from fastapi import HTTPException
+
 from mega_backend import Cancelled, protocol, turns
-from mega_backend.batching import Batcher, OutOfMemory
+from mega_backend.batching import Batcher, OutOfMemory, is_out_of_memory, release_memory
 from mega_backend.protocol import Message, ProtocolError
 from mega_backend.service import logs
 from mega_backend.service.limits import busy
@@ -207,11 +210,18 @@ class Jobs:
             return "done", Message("done", {"seconds": time.monotonic() - started})
         except Cancelled:
             return "cancelled", None
+        except HTTPException as error:
+            return "refused", _error(error.status_code, error.detail)
         except OutOfMemory as error:
             return "failed", _error(503, sentence(error))
         except (ValueError, ProtocolError) as error:
             return "refused", _error(422, sentence(error))
-        except Exception:
+        except Exception as error:
+            if is_out_of_memory(error):
+                # Outside of shared batches, or of the machine itself.
+                logs.event("out of memory", logging.WARNING, request=job.number, endpoint=job.endpoint)
+                release_memory()
+                return "failed", _error(503, sentence(OutOfMemory()))
             # Whatever one request does, the server stays up; the cause goes to the log, not to the client.
             logs.log.exception("request failed", extra={"mega": {"request": job.number, "endpoint": job.endpoint}})
             return "failed", _error(500, "The backend failed on this request; its log has the cause.")

@@ -23,8 +23,8 @@ class Limits:
         connections: open at the same time, whatever they do.
         held_bytes: uploads and decoded pictures of all requests together.
         idle_seconds: that a connection may stay open without a request.
-        upload_seconds: for a whole upload.
-        stall_seconds: that an answer waits for a client that does not read.
+        upload_seconds: for a whole upload. slowest: bytes a second that a clip's must bring on top of that time.
+        stall_seconds: that an answer waits for a client that does not read, and a clip for its next part.
     """
 
     body_bytes: int = 128 << 20
@@ -42,6 +42,7 @@ class Limits:
     held_bytes: int = 2 << 30
     idle_seconds: float = 15.0
     upload_seconds: float = 120.0
+    slowest: int = 32 << 10
     stall_seconds: float = 30.0
 
 

@@ -98,15 +98,7 @@ def schema(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         schemas = made.setdefault("components", {}).setdefault("schemas", {})
-        kinds = (
-            RecoverParameters,
-            ResampleParameters,
-            RandomParameters,
-            FindParameters,
-            VideoParameters,
-            PoseParameters,
-        )
-        for kind in kinds:
+        for kind in PARAMETERS:
             schemas[kind.__name__] = fields_of(kind)
         made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         made["security"] = [{"token": []}, {}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
@@ -57,7 +58,7 @@ class Upload:
     async def messages(self, most: int) -> AsyncIterator[Message]:
         """The request's messages as they arrive, of together at most so many bytes; a message at most `body_bytes`."""
         limits = self.state.limits
-        buffer, total = bytearray(), 0
+        buffer, total, started = bytearray(), 0, time.monotonic()
         chunks = self.request.stream().__aiter__()
         try:
             while True:
@@ -69,6 +70,8 @@ class Upload:
                 total += len(chunk)
                 if total > most:
                     raise HTTPException(413, f"The clip is over {most >> 20} MiB; send a shorter or smaller one.")
+                if time.monotonic() - started > limits.upload_seconds + total / limits.slowest:
+                    raise HTTPException(408, "The upload is too slow; send a smaller clip.")
                 self.lease.resize(len(buffer))
                 while (message := protocol.take(buffer, limits.body_bytes)) is not None:
                     yield message

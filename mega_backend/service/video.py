@@ -14,7 +14,7 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import Response
 
-from mega_backend import protocol, protocol_motion
+from mega_backend import pictures, protocol, protocol_motion
 from mega_backend.protocol import Message, ProtocolError
 from mega_backend.protocol_motion import Build, ClipFacts, Moment, PoseParameters, VideoParameters
 from mega_backend.service import openapi
@@ -53,7 +53,7 @@ def add_video(app: FastAPI, state: State) -> None:
             spool = Spool(state.limits, state.spooled.lease())
             try:
                 values = await _clip(upload, spool, state.limits)
-                return upload.answer(video_work(values, spool, state.limits), spool.remove)
+                return upload.answer(video_work(values, spool, state.limits, upload.lease), spool.remove)
             except BaseException:
                 spool.remove()
                 raise
@@ -136,6 +136,9 @@ class Spool:
             raise ProtocolError("Pictures of a sequence have growing whole numbers as 'index'.")
         if len(self.indices) >= self.limits.frames:
             raise HTTPException(422, _too_many(self.limits))
+        size = pictures.announced_size(data)
+        if size is not None and size[0] * size[1] > self.limits.video_pixels:
+            raise HTTPException(422, _too_large(*size))
         # The reader looks at the contents; the name only has to sort.
         (self.source / f"{len(self.indices):08d}.png").write_bytes(data)
         self.indices.append(index)
@@ -145,10 +148,6 @@ class Spool:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
         self.lease.release()
-
-
-def _is_video(start: bytes) -> bool:
-    return any(all(start[at : at + len(mark)] == mark for at, mark in marks) for marks in CONTAINERS)
 
 
 async def _clip(upload: Upload, spool: Spool, limits: Limits) -> VideoParameters:
@@ -171,6 +170,10 @@ async def _clip(upload: Upload, spool: Spool, limits: Limits) -> VideoParameters
     return values
 
 
+def _too_large(width: int, height: int) -> str:
+    return f"The clip's frames are too large ({width} × {height}): make it smaller."
+
+
 def _too_many(limits: Limits) -> str:
     return f"A clip may have at most {limits.frames} frames on this backend; choose a shorter range or a larger step."
 
@@ -179,22 +182,28 @@ def _too_many(limits: Limits) -> str:
 # Out, on a job's thread
 
 
-def video_work(values: VideoParameters, spool: Spool, limits: Limits) -> Work:
-    """The people of a clip."""
+def video_work(values: VideoParameters, spool: Spool, limits: Limits, lease: Lease) -> Work:
+    """The people of a clip. `lease` is for the frames that are in memory at the same time."""
 
     def work(recoverer: Any, progress: Progress) -> Iterator[Message]:
-        from mega_backend.video.clips import Clip
+        from mega_backend.video.clips import Clip, ClipError
         from mega_backend.video.motion import MotionOptions
+        from mega_backend.video.recover import LONGEST_CHUNK
 
         body = recoverer.rig.body
         progress(0.0, "opening the clip")
-        if spool.indices is None:
-            _check_size(spool.source, limits)
-            clip = Clip(spool.source, values.start, values.stop or None, values.step, values.rate or None)
-        else:
-            clip = Clip(spool.source, rate=values.rate or None)
+        try:
+            if spool.indices is None:
+                _check_size(spool.source, limits)
+                clip = Clip(spool.source, values.start, values.stop or None, values.step, values.rate or None)
+            else:
+                clip = Clip(spool.source, rate=values.rate or None)
+        except ClipError as error:
+            # Where the backend keeps it is not the client's business.
+            raise ClipError(str(error).replace(f"'{spool.source}'", "the clip")) from error
         if (clip.count or 0) > limits.frames:
             raise ValueError(_too_many(limits))
+        lease.resize(LONGEST_CHUNK * 3 * clip.size[0] * clip.size[1])
         options = MotionOptions(
             values.hypotheses, values.seed, values.steps, values.temperature, smoothing=values.smoothing
         )
@@ -284,7 +293,7 @@ def _check_size(path: Path, limits: Limits) -> None:
     width, height = (int(capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
     capture.release()
     if width * height > limits.video_pixels:
-        raise ValueError(f"the clip's frames are too large ({width} × {height}): make it smaller")
+        raise ValueError(_too_large(width, height))
 
 
 def _usual_focal_length(size: tuple[int, int]) -> float:

@@ -102,7 +102,7 @@ def test_broken_pictures_and_a_full_disk_are_told_and_tried_again(folder, tmp_pa
     monkeypatch.setattr(files.os, "replace", full)
     assert batch.report(batch.run_here(items, settings, Reading, together=1), len(items), done) == 1
     text = capsys.readouterr().err
-    assert "No space left on device" in text and "broken.jpg" in text and "5 of 13 pictures have no result" in text
+    assert "No space left on device" in text and "broken.jpg" in text and "5 of 13 files have no result" in text
     assert check(folder, results) == 8
     monkeypatch.setattr(files.os, "replace", real)
     items, done = batch.plan(folder, results, settings)
@@ -163,6 +163,81 @@ def test_every_format_resumes(folder, tmp_path, kind):
     for item in items[:2]:
         assert not batch.FileRecovery(settings, Reading)(item).error
     assert batch.plan(folder, tmp_path / "out", settings)[1] == 2
+
+
+# Videos
+
+
+def film(path: Path) -> Path:
+    """Somebody who moves to the left: 10 frames, 5 a second."""
+    import cv2
+
+    picture = cv2.resize(cv2.imread(str(ROOT / "examples" / "people.jpg")), (640, 480), interpolation=cv2.INTER_AREA)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5.0, (320, 480))
+    for index in range(10):
+        writer.write(picture[:, 8 * index : 8 * index + 320])
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def looked_at(monkeypatch) -> list[int]:
+    """The first frames of the chunks that were looked at."""
+    from mega_backend.video import recover
+
+    noted, watch = [], recover.Watcher.watch
+
+    def noting(self, frames, *others):
+        noted.append(frames[0].index)
+        return watch(self, frames, *others)
+
+    monkeypatch.setattr(recover.Watcher, "watch", noting)
+    return noted
+
+
+def test_videos_lie_among_the_pictures_and_go_on_in_the_middle(tmp_path, tiny, looked_at):
+    film(tmp_path / "in" / "walk.avi")
+    Image.open(ROOT / "examples" / "people.jpg").resize((160, 120)).save(tmp_path / "in" / "people.jpg")
+    settings = Settings(steps=1)
+    whole, _ = batch.plan(tmp_path / "in", tmp_path / "whole", settings)
+    assert [outcome.error for outcome in batch.run_here(whole, settings, lambda: tiny, together=2)] == ["", ""]
+    assert batch.plan(tmp_path / "in", tmp_path / "whole", settings) == ([], 2)
+
+    items, _ = batch.plan(tmp_path / "in", tmp_path / "parts", settings)
+    (video,) = [item for item in items if item.is_video]
+    work = batch.FileRecovery(settings, lambda: tiny)
+    looked_at.clear()
+    assert work(video, stopped=lambda: bool(looked_at)) is None
+    assert not Path(video.output).exists() and Path(video.output + ".part").is_dir()
+    assert video in batch.plan(tmp_path / "in", tmp_path / "parts", settings)[0]
+    assert not work(video).error
+    assert looked_at == [0, 5]  # nothing was looked at twice
+    assert not Path(video.output + ".part").exists()
+    with np.load(tmp_path / "whole" / "walk.avi.npz") as one, np.load(video.output) as other:
+        assert len(one["frame"]) > 5
+        for name in one.files:
+            assert np.array_equal(one[name], other[name], equal_nan=True), name
+
+
+def test_what_is_left_of_another_video_of_that_name_is_not_gone_on_with(tmp_path, tiny, looked_at):
+    film(tmp_path / "in" / "walk.avi")
+    settings = Settings(steps=1)
+    (item,), _ = batch.plan(tmp_path / "in", tmp_path / "out", settings)
+    work = batch.FileRecovery(settings, lambda: tiny)
+    assert work(item, stopped=lambda: True) is None
+    os.utime(item.source, (time.time() + 5, time.time() + 5))
+    assert work(item, stopped=lambda: True) is None
+    assert looked_at == [0, 0]
+
+
+def test_broken_videos_and_formats_that_they_do_not_have_are_sentences(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "broken.mp4").write_bytes(b"no video")
+    (item,), _ = batch.plan(tmp_path / "in", tmp_path / "out", Settings())
+    assert "convert it to MP4" in batch.FileRecovery(Settings(), Reading)(item).error
+    with pytest.raises(BatchError, match=r"cannot become \.obj: take npz or glb"):
+        batch.plan(tmp_path / "in", tmp_path / "other", Settings(format="obj"))
 
 
 def test_an_item_outside_is_a_sentence(tmp_path):

@@ -3,12 +3,14 @@
 import contextlib
 import io
 import random
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from mega_backend import pictures
 from mega_backend.pictures import PictureError, focal_length, read
 
 
@@ -171,3 +173,28 @@ def test_focal_length_of_other_things(tmp_path):
     path = tmp_path / "turned.jpg"
     path.write_bytes(photographed((300, 400), FocalLengthIn35mmFilm=36))
     assert focal_length(path) == pytest.approx(500 * 36 / 43.267, rel=1e-3)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("big", [False, True])
+def test_a_tiff_in_millions_of_pieces_is_refused_before_they_are_looked_at(order, big):
+    count = 3_000_000
+    tags = [(256, 3, 1, 1), (257, 4, 1, count), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, count, 8),
+            (278, 3, 1, 1), (279, 4, count, 8)]  # fmt: skip
+    mark = b"II" if order == "<" else b"MM"
+    if big:
+        data = mark + struct.pack(order + "HHHQQ", 43, 8, 0, 16, len(tags))
+        data += b"".join(struct.pack(order + "HHQQ", *tag) for tag in tags)
+    else:
+        data = mark + struct.pack(order + "HIH", 42, 8, len(tags))
+        data += b"".join(struct.pack(order + "HHII", *tag) for tag in tags)
+    data += bytes(4 * count)
+    with pytest.raises(PictureError, match="the picture is a TIFF in far too many pieces"):
+        pictures.read(data)
+    assert pictures.announced_size(data) is None
+    assert pictures.announced_size(data[:100]) is None
+
+
+def test_the_size_that_a_head_tells():
+    assert pictures.announced_size(encoded(Image.new("L", (30, 20)), "TIFF")) == (30, 20)
+    assert pictures.announced_size(b"no picture") is None

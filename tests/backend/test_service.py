@@ -337,6 +337,36 @@ def test_a_queued_request_whose_client_leaves_makes_room(running):
         assert any(m.kind == "done" for m in third)
 
 
+def test_a_client_that_reads_nothing_loses_its_connection(running):
+    served = running(limits=replace(server.Limits(), stall_seconds=0.3, connections=1))
+    request = f"GET /app.js HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", served.port), 5) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.sendall(request * 40)  # more than the buffers in between take
+        with pytest.raises(BackendError, match="too many connections"):
+            served.client.health()
+        end = time.monotonic() + 10
+        while True:
+            try:
+                assert served.client.health()
+                break
+            except BackendError:
+                assert time.monotonic() < end, "the connection was kept"
+                time.sleep(0.05)
+
+
+def test_memory_that_runs_out_outside_of_batches_is_a_503_too(running):
+    class Full(FakeRecoverer):
+        def random(self, *_, **__):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    served = running(Full())
+    with pytest.raises(BackendError, match="too little free memory for this; close other programs") as refused:
+        list(served.client.random(RandomParameters()))
+    assert refused.value.status == 503
+    assert served.client.health()
+
+
 # Secrets
 
 
@@ -357,8 +387,36 @@ def test_logs_and_metrics_hold_neither_token_nor_picture(running):
     lines = [json.loads(line) for line in text.splitlines()]
     assert {(line["event"], line.get("endpoint"), line.get("status")) for line in lines} >= {
         ("request", "/recover", 200),
+        ("request", "other", 401),
     }
     assert "token" not in text and "PNG" not in text
+
+
+@pytest.mark.parametrize(
+    ("contents", "sentence"),
+    [(None, "cannot be read (No such file"), (b" \n", "is empty"), (b"\xff\xfe\x00", "is no text")],
+)
+def test_the_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch, contents, sentence):
+    monkeypatch.setenv("MEGA_TOKEN", " from-environment\n")
+    assert server.read_token(None) == "from-environment"
+    path = tmp_path / "token"
+    path.write_text("from-file\n")
+    assert server.read_token(str(path)) == "from-file"
+    path.unlink()
+    if contents is not None:
+        path.write_bytes(contents)
+    with pytest.raises(SystemExit) as refused:
+        server.read_token(str(path))
+    assert sentence in str(refused.value) and str(path) not in str(refused.value)
+
+
+def test_no_option_takes_the_token_itself(capsys):
+    from mega_backend import cli
+
+    with pytest.raises(SystemExit) as refused:
+        cli.main(["serve", "--token", "s3cret"])
+    assert refused.value.code == 2
+    assert "--token-file" not in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_metrics_count_requests_results_and_batches(running):
@@ -459,7 +517,7 @@ def test_a_killed_server_is_a_sentence_for_the_client():
         stream = iter(Client(url).random(RandomParameters(steps=54)))
         next(stream)
         os.kill(process.pid, 9)
-        with pytest.raises(BackendError, match=r"lost|stopped before"):
+        with pytest.raises(BackendError, match=r"lost .* start it again, then repeat|stopped before .* try again"):
             list(stream)
     finally:
         process.communicate()

@@ -167,6 +167,8 @@ def test_bad_clips_are_refused_with_a_sentence(client, serving, motion, film, tm
         (serving(motion, frames=4), VideoParameters(), clip, "at most 4 frames"),
         (serving(motion, hypotheses=3), VideoParameters(hypotheses=4), clip, "at most 3"),
         (tiny, VideoParameters(), clip, "too large"),
+        (tiny, VideoParameters(), first, "too large"),
+        (client, VideoParameters(start=500), clip, "^The clip has only"),
         (serving(FakeRecoverer()), VideoParameters(), clip, "rig"),
     ]
     for where, values, sent, sentence in cases:
@@ -176,6 +178,24 @@ def test_bad_clips_are_refused_with_a_sentence(client, serving, motion, film, tm
     assert len(of_kind(asked(client, VideoParameters(), clip), "frame")) == 12
     for where in (client, small, tiny):
         wait_until(lambda state=where.app.state.mega: state.spooled.bytes == state.held.bytes == 0)
+
+
+def test_frames_in_memory_count_and_a_trickle_is_given_up(serving, motion, film):
+    narrow = serving(motion, held_bytes=100_000)
+    with pytest.raises(BackendError, match="too many large pictures") as refused:
+        asked(narrow, VideoParameters(), parts(film))
+    assert refused.value.status == 503
+    state = narrow.app.state.mega
+    wait_until(lambda: state.held.bytes == state.spooled.bytes == 0)
+
+    def trickle():
+        for part in parts(film):
+            yield part
+            time.sleep(0.2)
+
+    with pytest.raises(BackendError, match="too slow") as refused:
+        asked(serving(motion, upload_seconds=0.1, slowest=1 << 20), VideoParameters(), trickle())
+    assert refused.value.status == 408
 
 
 def test_nothing_stays_on_disk(client, film, tmp_path, monkeypatch):
