@@ -1,7 +1,8 @@
 """How fast a clip becomes motion, and whether memory stays flat: `python -m benchmarks.video CLIP [--frames 200]`.
 
 Frames a second of the whole of `recover_video`, decoding included, after a warm-up that is not counted, and of its
-parts; the process's memory at the end of each quarter. CPU time is given too: on a busy machine only that says much.
+parts, two of which go on at the same time; the process's memory at the end of each quarter. CPU time is given too: on a
+busy machine only that says much.
 """
 
 from __future__ import annotations

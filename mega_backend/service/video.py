@@ -188,7 +188,7 @@ def video_work(values: VideoParameters, spool: Spool, limits: Limits, lease: Lea
     def work(recoverer: Any, progress: Progress) -> Iterator[Message]:
         from mega_backend.video.clips import Clip, ClipError
         from mega_backend.video.motion import MotionOptions
-        from mega_backend.video.recover import LONGEST_CHUNK
+        from mega_backend.video.recover import MOST_FRAMES
 
         body = recoverer.rig.body
         progress(0.0, "opening the clip")
@@ -203,7 +203,7 @@ def video_work(values: VideoParameters, spool: Spool, limits: Limits, lease: Lea
             raise ClipError(str(error).replace(f"'{spool.source}'", "the clip")) from error
         if (clip.count or 0) > limits.frames:
             raise ValueError(_too_many(limits))
-        lease.resize(LONGEST_CHUNK * 3 * clip.size[0] * clip.size[1])
+        lease.resize(MOST_FRAMES * 3 * clip.size[0] * clip.size[1])
         options = MotionOptions(
             values.hypotheses, values.seed, values.steps, values.temperature, smoothing=values.smoothing
         )

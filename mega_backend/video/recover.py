@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 
 import numpy as np
 
+from mega_backend import Cancelled, turns
 from mega_backend.recovery import Progress, Recoverer
 
 from .clips import Clip, Frame
@@ -20,7 +24,11 @@ from .watch import Watcher
 SEARCH_EVERY = 1.0
 """Seconds between searches of the whole picture: who is new there is followed backwards, so that nobody is late."""
 LONGEST_CHUNK = 16
-"""Frames in memory at once."""
+"""Frames that are looked at together."""
+MOST_FRAMES = 3 * LONGEST_CHUNK
+"""Pictures in memory at once: of a chunk that is done, one that is looked at and one that is read."""
+LOOKED_EVERY = 0.2
+"""Seconds between reports of how far a chunk is, while it is waited for."""
 _SEEN = ("box", "landmarks", "landmarks_3d", "colours")
 
 
@@ -40,8 +48,8 @@ def recover_video(
         clip: a `Clip`, or what makes one. options: how motion is made.
         focal_length: in pixels, of the whole clip; by default that of `camera.default_focal_length`.
         smallest: leave out people smaller than this fraction of the largest.
-        progress: called for each frame with the fraction done and frames a second; may raise `Cancelled`: frames given
-            out stay valid.
+        progress: called several times a second with the fraction done and frames a second; may raise `Cancelled`:
+            frames given out stay valid.
         journal: keeps what is worked out; what an earlier run of the same settings left in it is not done again.
         stopped: asked between chunks; once it says yes, what has been looked at is finished and the clip ends there.
 
@@ -62,16 +70,16 @@ def recover_video(
         watcher.restore(record)
         last = chunk[-1].index
         pace.recall(len(chunk))
-    for chunk in _chunks(clip, last):
-        sightings, cuts = watcher.watch(chunk, pace.look)
-        frames = _numbered(tracker, chunk, sightings, cuts)
-        rows = solver.hypotheses(frames)
-        if journal is not None:
-            journal.append({**_record(chunk, sightings, cuts), **packed(rows), **watcher.state()})
-        yield from solver.add(frames, rows)
-        pace.tell(len(chunk))
-        if stopped is not None and stopped():
-            break
+    with closing(_watched(watcher, _chunks(clip, last), pace.look)) as watched:
+        for chunk, sightings, cuts, state in watched:
+            frames = _numbered(tracker, chunk, sightings, cuts)
+            rows = solver.hypotheses(frames)
+            if journal is not None:
+                journal.append({**_record(chunk, sightings, cuts), **packed(rows), **state})
+            yield from solver.add(frames, rows)
+            pace.tell(len(chunk))
+            if stopped is not None and stopped():
+                break
     yield from solver.finish()
 
 
@@ -96,6 +104,48 @@ def _chunks(clip: Clip, behind: int) -> Iterator[list[Frame]]:
             chunk = []
     if chunk:
         yield chunk
+
+
+_Watched = tuple[list[Frame], list[list[Sighting]], list[bool], dict[str, np.ndarray]]
+
+
+def _watched(watcher: Watcher, chunks: Iterable[list[Frame]], looked: Callable[[int], None]) -> Iterator[_Watched]:
+    """Chunks, what `watcher` sees in them, and its state after each.
+
+    While the caller works on one chunk, the next is looked at on a thread: the two take about the same time. looked is
+    called on the caller's thread, while it waits, with how many frames of the chunk were looked at; it may raise.
+    """
+    given_up = threading.Event()
+    done = 0
+
+    def note(frames: int) -> None:
+        nonlocal done
+        done = frames
+        if given_up.is_set():
+            raise Cancelled
+
+    def look(chunk: list[Frame]) -> _Watched:
+        note(0)
+        return chunk, *watcher.watch(chunk, note), watcher.state()
+
+    def finished(ahead: Future[_Watched]) -> _Watched:
+        while not wait([ahead], LOOKED_EVERY).done:
+            looked(done)
+        return ahead.result()
+
+    with ThreadPoolExecutor(1, "mega-watch") as thread:
+        before: Future[_Watched] | None = None
+        try:
+            for chunk in chunks:
+                ahead = thread.submit(turns.in_context(look), chunk)
+                if before is not None:
+                    yield finished(before)
+                before = ahead
+            if before is not None:
+                yield finished(before)
+        finally:
+            given_up.set()
+            thread.shutdown(cancel_futures=True)
 
 
 def _record(

@@ -1,14 +1,19 @@
 """Along time: identities, the chosen path, smoothing, gaps."""
 
 import itertools
+import threading
+import time
 
 import numpy as np
 import pytest
 from people_fixture import detections
 from scipy.spatial.transform import Rotation
 
+from mega_backend import Cancelled
 from mega_backend.video import placing
+from mega_backend.video.clips import Frame
 from mega_backend.video.path import PathFinder, PathOptions
+from mega_backend.video.recover import _watched
 from mega_backend.video.smoothing import CUTOFFS, nearest_rotations, smooth, smooth_rotations
 from mega_backend.video.tracking import Sighting, Tracker
 from mega_backend.video.trajectory import believed, through
@@ -228,3 +233,44 @@ def test_one_hypothesis_is_a_path_too():
     rng, finder = np.random.default_rng(0), PathFinder(PathOptions(look_ahead=3))
     path = [i for t in range(9) for i in finder.push(np.zeros(1), rng.normal(size=(1, 4, 3)), t / 10)]
     assert path + finder.finish() == [0] * 9
+
+
+class SlowWatcher:
+    """Sees nobody, slowly."""
+
+    def __init__(self):
+        self.looked_at = 0
+
+    def watch(self, frames, looked):
+        for number, _ in enumerate(frames):
+            time.sleep(0.02)
+            self.looked_at += 1
+            looked(number + 1)
+        return [[] for _ in frames], [False for _ in frames]
+
+    def state(self):
+        return {"count": np.array(self.looked_at)}
+
+
+def test_the_next_chunk_is_looked_at_meanwhile_and_all_come_in_order():
+    watcher = SlowWatcher()
+    chunks = [[Frame(4 * n + i, 0.0, None) for i in range(4)] for n in range(3)]
+    behind = []
+    for number, (chunk, sightings, cuts, state) in enumerate(_watched(watcher, iter(chunks), lambda done: None)):
+        assert chunk is chunks[number] and len(sightings) == len(cuts) == 4
+        assert state["count"] == 4 * (number + 1), "the state after this chunk, whatever was looked at since"
+        time.sleep(0.2)
+        behind.append(watcher.looked_at - 4 * (number + 1))
+    assert behind == [4, 4, 0]
+
+
+def test_who_gives_up_waits_for_no_more_than_a_frame():
+    watcher = SlowWatcher()
+
+    def looked(done):
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        list(_watched(watcher, iter([[Frame(i, 0.0, None) for i in range(400)]]), looked))
+    assert watcher.looked_at < 200
+    assert not any(thread.name.startswith("mega-watch") for thread in threading.enumerate())
