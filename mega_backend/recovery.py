@@ -36,8 +36,12 @@ COCO17_LANDMARKS = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 2
 """The detector's landmark for each of the 17 COCO joints."""
 REDRAWN = 8
 """So many times a random person who is not plausible is drawn again."""
-DOUBT = 3
-"""How fast a landmark's weight in the refinement falls with its visibility: measured, better than 1."""
+DOUBT = 1.5
+"""How fast a landmark's weight in the refinement falls with its visibility.
+
+Measured on 558 rendered people, against 3: PA-MPJPE 97.9 instead of 98.2 mm, limbs in the picture 8.3 instead of 8.4 %
+of the box off; and hands half out of sight are met more often.
+"""
 STEPS, HELD_STEPS = 4, 10
 """Steps of the refinement; more where kept parts must be met."""
 LANDMARK_ERROR = 0.02

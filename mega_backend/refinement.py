@@ -54,9 +54,9 @@ class Trust:
     shape: standard deviations of the population.
     """
 
-    landmark: float = 0.012
+    landmark: float = 0.01
     outlier: float = 0.08
-    surface: float = 0.06
+    surface: float = 0.042
     held: float = 0.002
     shape: float = 0.5
 

@@ -13,7 +13,7 @@ import torch
 
 # Where codes have places, some samples go farther than others: the standard deviation of a logarithm, because errors
 # have longer tails than a normal distribution.
-TAILS = 0.4
+TAILS = 0.2
 Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 

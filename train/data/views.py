@@ -39,7 +39,7 @@ class ViewOptions:
     on small rendered people (median 2–3 % where seen, around 12 % where hidden; the estimate's PA-MPJPE 95–110 mm).
     measured: the share of views with errors of real detections, where such are given; mixed: the share of these whose
     limbs err as different people's did, more or less far. Whole people's errors alone would be learnt by heart: a
-    network that had seen each of 1,078 of them 50,000 times was off by 25 mm under these and by 102 under others.
+    network that had seen each of 1,078 of them 50,000 times was off by 25 mm under these and by 102 mm under others.
     """
 
     pitch: float = 15.0
