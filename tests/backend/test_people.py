@@ -11,7 +11,7 @@ import torch
 from mega_backend import camera, overlay, pictures
 from mega_backend.body import Body
 from mega_backend.people import find, find_in_boxes, square_crop
-from mega_backend.people.find import MAIN
+from mega_backend.people.find import MAIN, _Circle, _Pose, _without_phantoms
 
 SKIN = np.array([0.82, 0.62, 0.52])
 
@@ -138,6 +138,22 @@ def test_one_person_seen_from_above_and_behind(shared):
         clip.set(cv2.CAP_PROP_POS_FRAMES, frame)
         _, picture = clip.read()
         assert len(find(np.ascontiguousarray(picture[..., ::-1]))) == count
+
+
+def test_a_doubtful_body_on_top_of_a_plain_one_is_no_second_person():
+    """The same person upside down; two who stand close, or one half behind the other, remain two."""
+    _, (standing, _) = drawn_people(2)
+    upside_down = 2 * standing.mean(0) - standing
+    aside = standing + np.array([0.7 * np.ptp(standing[:, 0]), 0.0])
+
+    def pose(points, sight):
+        middle = points[[23, 24]].mean(0)
+        circle = _Circle(middle, middle - [0.0, np.ptp(points[:, 1]) / 2], 0.7)
+        return _Pose(points, np.full(33, sight), np.zeros((33, 3)), circle)
+
+    for other, sight, expected in ((upside_down, 0.35, 1), (upside_down, 0.8, 2), (aside, 0.35, 2)):
+        people = [pose(standing, 0.9), pose(other, sight)]
+        assert len(_without_phantoms(people, (640, 960))) == expected
 
 
 def test_crops_hold_the_visible_landmarks():
