@@ -341,8 +341,8 @@ def at_rest(server: Server) -> float:
 def memory_report(samples: np.ndarray) -> list[str]:
     """Lines about samples (N,2) of seconds and MiB: does memory grow?
 
-    What requests hold for a moment comes and goes between samples; growth would show in the quarters' medians and
-    highest values, and in the trend (the median of all slopes between two samples).
+    Now and then the allocator gives back at once what was freed long before, and single samples fall; growth would show
+    in the quarters' medians and highest values, and in the trend (the median of all slopes between two samples).
     """
     times, values = samples.T
     middle = np.median(values)

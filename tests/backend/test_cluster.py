@@ -31,9 +31,8 @@ def cluster():
     # Workers import the tests' fakes and this checkout, wherever they start.
     paths = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "backend"), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    # Serve gives its proxy five seconds to start, and Ray its workers only what others leave: a busy machine needs more.
-    os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
-    os.environ["RAY_worker_niceness"] = "0"
+    # Serve gives its proxy five seconds, and Ray its workers only what others leave: a busy machine needs more.
+    os.environ.update(RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S="60", RAY_worker_niceness="0")
     for attempt in range(3):
         try:
             started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100 << 20})
