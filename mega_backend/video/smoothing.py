@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import solveh_banded
 
-CUTOFFS = {"off": None, "light": 2.0, "strong": 1.2}
+CUTOFFS = {"off": None, "light": 2.0, "strong": 1.5}
 """Hertz at which motion is halved."""
 
 

@@ -21,9 +21,9 @@ model doubts: each alone is far off, and in all frames of a person in the same d
 SPREAD = 0.3
 """Radians by which candidates usually differ from the motion."""
 ROUNDS = 3
-SLOW, ODD = (0.15, 0.3, 0.5), 1.0
-"""What bones do over a while: shares of the cut-off, one after the other, so that the ends of a stretch cannot bend the
-motion to themselves; and radians from there at which little of a bone's weight is left."""
+SLOW, ODD = (0.3, 0.6, 1.0), 1.0
+"""What bones do over a while: hertz, one after the other, so that the ends of a stretch cannot bend the motion to
+themselves; and radians from there at which a quarter of a bone's weight is left."""
 
 
 def through(
@@ -65,8 +65,8 @@ def believed(rotations: np.ndarray, times: np.ndarray, weights: np.ndarray, cuto
     result = np.ones(rotations.shape[:2])
     if cutoff is None:
         return result
-    for share in SLOW:
-        slow = smoothed(rotations, times, weights * result, share * cutoff)
+    for slowness in SLOW:
+        slow = smoothed(rotations, times, weights * result, slowness)
         distance = np.square(rotations - slow).sum((-1, -2)) / 2
         result = (1 + distance / ODD**2) ** -2
         # Who turns round as a whole for a moment is not believed in any limb.
