@@ -212,7 +212,8 @@ def test_videos_lie_among_the_pictures_and_go_on_in_the_middle(tmp_path, tiny, l
     assert not Path(video.output).exists() and Path(video.output + ".part").is_dir()
     assert video in batch.plan(tmp_path / "in", tmp_path / "parts", settings)[0]
     assert not work(video).error
-    assert looked_at == [0, 5]  # nothing was looked at twice
+    # What was done is not looked at again; what was looked at ahead of the bodies is.
+    assert sorted(set(looked_at)) == [0, 5] and looked_at.count(0) == 1
     assert not Path(video.output + ".part").exists()
     with np.load(tmp_path / "whole" / "walk.avi.npz") as one, np.load(video.output) as other:
         assert len(one["frame"]) > 5
@@ -228,7 +229,7 @@ def test_what_is_left_of_another_video_of_that_name_is_not_gone_on_with(tmp_path
     assert work(item, stopped=lambda: True) is None
     os.utime(item.source, (time.time() + 5, time.time() + 5))
     assert work(item, stopped=lambda: True) is None
-    assert looked_at == [0, 0]
+    assert looked_at.count(0) == 2
 
 
 def test_broken_videos_and_formats_that_they_do_not_have_are_sentences(tmp_path):
