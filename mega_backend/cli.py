@@ -272,7 +272,7 @@ def _video_arguments(parser: argparse.ArgumentParser) -> None:
     from .video.command import add_arguments
 
     add_arguments(parser)
-    _sampling_arguments(parser, hypotheses=5, steps=3, temperature=1.0)
+    _sampling_arguments(parser, hypotheses=5, steps=2, temperature=1.0)
     _model_arguments(parser)
 
 

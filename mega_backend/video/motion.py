@@ -53,7 +53,7 @@ class MotionOptions:
 
     hypotheses: int = 5
     seed: int = 0
-    steps: int = 3
+    steps: int = 2
     temperature: float = 1.0
     smoothing: str = "light"
     hold_feet: bool = True
