@@ -1,9 +1,10 @@
-"""`blender -b --command mega video CLIP -o OUT.blend`: the people of a clip, without a window."""
+"""`blender -b --command mega video CLIP -o OUT.blend|.abc`: the people of a clip, without a window."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +30,55 @@ def add(actions: Any) -> None:
     video.add_argument("--keep-scene-rate", action="store_true", help="time the motion to the scene's frame rate")
     video.add_argument("-n", "--hypotheses", type=int, default=5, help="to choose from in each frame (5)")
     video.add_argument("--seed", type=int, default=0)
-    video.add_argument("-o", "--output", type=Path, required=True, help="the .blend; point caches lie beside it")
+    video.add_argument(
+        "-o", "--output", type=Path, required=True, help="a .blend (point caches lie beside it), or Alembic, .abc"
+    )
 
 
 def _video(arguments: argparse.Namespace) -> int:
     bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=False)
     output = arguments.output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix.lower() != ".abc":
+        return _recover(arguments, output, str(output.parent))
+    if not bpy.app.build_options.alembic:
+        print("mega: this build of Blender has no Alembic: write a .blend, or take another build", file=sys.stderr)
+        return 1
+    # Alembic holds every frame itself: caches on the way there are nobody's.
+    with tempfile.TemporaryDirectory() as caches:
+        return _recover(arguments, output, caches)
+
+
+def _recover(arguments: argparse.Namespace, output: Path, caches: str) -> int:
     try:
         bpy.ops.mega.recover_clip(
             filepath=str(arguments.clip.absolute()), start=max(arguments.start, 1), end=max(arguments.end, 0),
             step=max(arguments.step, 1), rate=arguments.rate, hypotheses=arguments.hypotheses, seed=arguments.seed,
             output=arguments.kind.upper(), storage=arguments.storage.upper(), smoothing=arguments.smoothing,
-            match="CLIP" if arguments.keep_scene_rate else "SCENE", set_range=True, cache=str(output.parent),
+            match="CLIP" if arguments.keep_scene_rate else "SCENE", set_range=True, cache=caches,
         )  # fmt: skip
     except RuntimeError as error:
         print(f"mega: {arguments.clip}: {str(error).removeprefix('Error: ').strip()}", file=sys.stderr, flush=True)
         return 1
     if not any(each.mega_motion.is_tracked for each in bpy.data.objects):
         return 1
-    for each in bpy.data.objects:
-        for modifier in each.modifiers:
-            if modifier.type == "MESH_CACHE":
-                modifier.filepath = "//" + Path(modifier.filepath).name
-    bpy.ops.wm.save_as_mainfile(filepath=str(output), check_existing=False)
+    if output.suffix.lower() == ".abc":
+        write_alembic(output)
+    else:
+        for each in bpy.data.objects:
+            for modifier in each.modifiers:
+                if modifier.type == "MESH_CACHE":
+                    modifier.filepath = "//" + Path(modifier.filepath).name
+        bpy.ops.wm.save_as_mainfile(filepath=str(output), check_existing=False)
     print(f"mega: {arguments.output}", flush=True)
     for problem in MEGA_OT_recover_clip.latest_problems:
         print(f"mega: {problem}", file=sys.stderr, flush=True)
     return 1 if MEGA_OT_recover_clip.latest_problems else 0
+
+
+def write_alembic(path: Path) -> None:
+    """Everything in the scene, over its frame range, as Alembic."""
+    scene = bpy.context.scene
+    bpy.ops.wm.alembic_export(
+        filepath=str(path), check_existing=False, start=scene.frame_start, end=scene.frame_end, as_background_job=False
+    )

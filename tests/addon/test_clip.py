@@ -1,5 +1,6 @@
 """Recover Clip and Add Armature inside Blender: what moves, when, and how exactly."""
 
+import importlib
 import socket
 import struct
 import threading
@@ -98,6 +99,29 @@ def test_every_person_moves_by_absolute_keys_on_one_curve(bpy, film, motion):
         np.testing.assert_allclose(seen(bpy, people[0], frame), expected(motion, 1, frame - 1), atol=1e-4)
     between = (expected(motion, 1, 3) + expected(motion, 1, 4)) / 2
     np.testing.assert_allclose(seen(bpy, people[0], 4.5), between, atol=1e-4)
+
+
+def test_alembic_moves_as_the_scene_does(bpy, film, extension, tmp_path):
+    """Written out, and read into an empty scene."""
+    bpy.ops.mega.recover_clip(filepath=str(film), output="MESH")
+    command_line = importlib.import_module(f"{extension.__name__}.blender_addon.command_line_clip")
+    before = [world(bpy, frame) for frame in (1, 9)]
+    command_line.write_alembic(tmp_path / "walk.abc")
+    rate = bpy.context.scene.render.fps, bpy.context.scene.render.fps_base
+    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=False)
+    bpy.context.scene.render.fps, bpy.context.scene.render.fps_base = rate
+    bpy.ops.wm.alembic_import(filepath=str(tmp_path / "walk.abc"), as_background_job=False)
+    after = [world(bpy, frame) for frame in (1, 9)]
+    np.testing.assert_allclose(after, before, atol=1e-4)
+    assert np.linalg.norm(after[1] - after[0], axis=-1).mean() > 0.01
+
+
+def world(bpy, frame):
+    """Vertices (V,3) of the first person in the world at a frame."""
+    bpy.context.scene.frame_set(frame)
+    made = next(each for each in bpy.data.objects if each.type == "MESH" and "Person_1" in each.name.replace(" ", "_"))
+    evaluated = made.evaluated_get(bpy.context.evaluated_depsgraph_get())
+    return np.array([evaluated.matrix_world @ vertex.co for vertex in evaluated.data.vertices])
 
 
 def test_somebody_who_is_away_is_hidden(bpy, film, motion):

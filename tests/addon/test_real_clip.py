@@ -98,6 +98,18 @@ def test_the_command_line_keeps_point_caches_beside_the_file(installed, motion_u
     assert not (tmp_path / "b.blend").exists()
 
 
+def test_alembic_is_written_or_its_lack_is_a_sentence(installed, motion_url, film, tmp_path):
+    """Builds of Linux distributions come without; tests/addon/test_clip.py reads what is written."""
+    path = tmp_path / "out" / "walk.abc"
+    done = run(installed, "-b", "--command", "mega", "--url", motion_url, "video", str(film), "--storage", "cache",
+               "-o", str(path), check=False)  # fmt: skip
+    written = [each.name for each in path.parent.iterdir()]
+    if done.returncode:
+        assert "no Alembic: write a .blend" in done.stderr and not written
+    else:
+        assert written == ["walk.abc"]
+
+
 def test_a_script_makes_an_armature(installed, motion_url, film, tmp_path):
     blend = tmp_path / "script.blend"
     done = run(installed, "-b", "-P", str(ROOT / "examples" / "clip_to_armature.py"), "--python-exit-code", "3", "--",
