@@ -179,12 +179,15 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
     optimizer = kind(parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
     wrapped, optimizer = fabric.setup(_Unrounded(task), optimizer)
     ema = Ema(task, config.ema_decay) if config.ema_decay else None
-    start, clock = _resume(folder, task, optimizer, ema), _Clock(config.minutes)
+    start, spent = _resume(folder, task, optimizer, ema)
+    clock = _Clock(config.minutes, spent)
+    # A run that the clock has ended is as finished as one that has made its steps.
+    steps = range(start, start if clock.share() == 1 else config.steps)
 
     writer = SummaryWriter(str(folder / "tensorboard")) if fabric.is_global_zero else None
     shards = range(fabric.global_rank, config.shards, fabric.world_size)
-    batches = _batches(task, config, fabric, shards, start)
-    bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=folder.name, disable=writer is None)
+    batches = _batches(task, config, fabric, shards, steps)
+    bar = tqdm(steps, initial=start, total=config.steps, desc=folder.name, disable=writer is None)
     saved = time.monotonic()
     waited = trained = 0.0
     interrupted = _Interrupted()
@@ -230,7 +233,7 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
                 _validate(task, ema, writer, done)
             if interrupted or last or time.monotonic() - saved > 60 * config.checkpoint_minutes:
                 if fabric.is_global_zero:
-                    _save(folder, done, task, optimizer, ema)
+                    _save(folder, done, clock.seconds(), task, optimizer, ema)
                 saved = time.monotonic()
             if interrupted:
                 raise KeyboardInterrupt(f"stopped after step {done}; the same command goes on from there")
@@ -248,14 +251,17 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
 
 
 class _Clock:
-    """How much of a run that ends by the clock is over."""
+    """How much of a run that ends by the clock is over; spent: seconds of earlier parts of it."""
 
-    def __init__(self, minutes: float | None) -> None:
-        self._begun, self._minutes = time.monotonic(), minutes
+    def __init__(self, minutes: float | None, spent: float) -> None:
+        self._begun, self._minutes = time.monotonic() - spent, minutes
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._begun
 
     def share(self) -> float | None:
         """At most 1; None where the number of steps decides."""
-        return None if self._minutes is None else min(1.0, (time.monotonic() - self._begun) / (60 * self._minutes))
+        return None if self._minutes is None else min(1.0, self.seconds() / (60 * self._minutes))
 
 
 def _hang_up() -> None:
@@ -292,9 +298,8 @@ class _Shards(Dataset):
         return [self.task.shard(step, n, step_generator(self.seed, step, n, self.device)) for n in self.shards]
 
 
-def _batches(task: Task, config: LoopConfig, fabric: Fabric, shards: range, start: int) -> Iterator[list[Batch]]:
-    """This process's shards of every step that is left."""
-    steps = range(start, config.steps)
+def _batches(task: Task, config: LoopConfig, fabric: Fabric, shards: range, steps: range) -> Iterator[list[Batch]]:
+    """This process's shards of these steps."""
     if task.data_on_device and (fabric.device.type != "cpu" or not config.workers):
         own = _Shards(task, config.seed, shards, fabric.device)
         return (own[step] for step in steps)
@@ -372,10 +377,13 @@ def _validate(task: Task, ema: Ema | None, writer: SummaryWriter, step: int) -> 
     writer.flush()
 
 
-def _save(folder: Path, step: int, task: Task, optimizer: torch.optim.Optimizer, ema: Ema | None) -> None:
+def _save(
+    folder: Path, step: int, seconds: float, task: Task, optimizer: torch.optim.Optimizer, ema: Ema | None
+) -> None:
     """Write the checkpoint whole or not at all."""
     state = {
         "step": step,
+        "seconds": seconds,
         "task": task.state_dict(),
         "optimizer": optimizer.state_dict(),
         "ema": ema and ema.state_dict(),
@@ -385,10 +393,11 @@ def _save(folder: Path, step: int, task: Task, optimizer: torch.optim.Optimizer,
     os.replace(partial, folder / "checkpoint.pt")
 
 
-def _resume(folder: Path, task: Task, optimizer: torch.optim.Optimizer, ema: Ema | None) -> int:
+def _resume(folder: Path, task: Task, optimizer: torch.optim.Optimizer, ema: Ema | None) -> tuple[int, float]:
+    """Steps and seconds that are done."""
     path = folder / "checkpoint.pt"
     if not path.exists():
-        return 0
+        return 0, 0.0
     state = torch.load(path, map_location="cpu", weights_only=True)
     try:
         task.load_state_dict(state["task"])
@@ -403,7 +412,7 @@ def _resume(folder: Path, task: Task, optimizer: torch.optim.Optimizer, ema: Ema
                 f"{path} holds no averaged weights: train it on without loop.ema_decay, or in a new folder."
             )
         ema.load_state_dict(state["ema"])
-    return state["step"]
+    return state["step"], state.get("seconds", 0.0)
 
 
 class _Interrupted:

@@ -68,7 +68,10 @@ def test_a_run_may_end_by_the_clock(tmp_path):
     assert loop.learning_rate(50, settings, 0.5) == pytest.approx(0.5)
     assert loop.learning_rate(50, settings, 1.0) == pytest.approx(0.0)
     loop.train(Line(), settings, tmp_path)
-    assert 5 < torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] < 10**9
+    done = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"]
+    assert 5 < done < 10**9
+    # Finished is finished: the same command trains no further.
+    loop.train(Line(stop_at=done), settings, tmp_path)
 
 
 def test_it_learns(tmp_path):
