@@ -253,7 +253,7 @@ def test_evaluation_of_a_model(made):
     folder, model = made
     task = MaskedTask(config(folder, "masked")).eval()
     bank = Bank.load(folder / "bank.pt")
-    result = evaluation.evaluate(model, task.model, bank, views.ViewOptions(), sampled=6, samples=5, chunk=4)
+    result = evaluation.evaluate(model, task.model, bank, views.ViewOptions(), evaluation.Draws(6, 5), chunk=4)
     best = list(result["best_of_pa_mpjpe"].values())
     assert best == sorted(best, reverse=True)
     assert 0 < result["gain_best_of_all"] < 1

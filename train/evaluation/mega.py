@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -85,22 +85,29 @@ class MeshJoints:
         return self.matrix.to(points) @ points
 
 
+class Draws(NamedTuple):
+    """How a bank is sampled: the first `sampled` bodies, `samples` of each; views and samples depend on `seed`."""
+
+    sampled: int = 100
+    samples: int = 25
+    steps: int = 5
+    temperature: float = 1.0
+    seed: int = 0
+
+
 def evaluate(
     tokenizer: MeshVQVAE,
     model: Mega,
     bank: Bank,
     options: views.ViewOptions,
-    sampled: int = 100,
-    samples: int = 25,
-    steps: int = 5,
-    temperature: float = 1.0,
-    seed: int = 0,
+    draws: Draws | None = None,
     chunk: int = 50,
 ) -> dict[str, Any]:
-    """Numbers (mm, degrees) of a model on a bank's bodies, one view of each; the first `sampled` also by samples.
+    """Numbers (mm, degrees) of a model on a bank's bodies, one view of each, the first also by samples (`draws`).
 
     Beside the means, `errors` holds what `plots` draws: arrays over bodies.
     """
+    sampled, samples, steps, temperature, seed = draws or Draws()
     body = Body.bundled()
     j22, coco = MeshJoints(body, tokenizer, "body22"), MeshJoints(body, tokenizer, "coco17")
     generator = torch.Generator().manual_seed(seed)
@@ -177,14 +184,11 @@ def evaluate_refined(
     recoverer: Recoverer,
     bank: Bank,
     options: views.ViewOptions,
-    sampled: int = 100,
-    samples: int = 25,
-    steps: int = 5,
-    temperature: float = 1.0,
-    seed: int = 0,
+    draws: Draws | None = None,
     chunk: int = 20,
 ) -> dict[str, Any]:
     """As `evaluate`, of what `recover` makes of the same views; hypothesis 0 is the deterministic answer."""
+    sampled, samples, steps, temperature, seed = draws or Draws()
     body = Body.bundled()
     view = views.draw(bank.landmarks, bank.root, torch.Generator().manual_seed(seed), options)
     blank = np.zeros((4 * CROP_PIXELS, 4 * CROP_PIXELS, 3), np.uint8)
@@ -298,12 +302,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for kind in ("mocap", "synthetic"):
         bank = prepare(joints_only, **held_out(joints_only, args.mocap, args.split, args.bodies, kind))
         for name in args.only:
-            settings = (min(args.sampled, args.bodies), args.samples, args.steps, args.temperature, args.seed)
+            draws = Draws(min(args.sampled, args.bodies), args.samples, args.steps, args.temperature, args.seed)
             row, view = f"{kind} {name}", SETTINGS[name][1]
-            results[row] = evaluate(recoverer.tokenizer, recoverer.model, bank, view, *settings)
+            results[row] = evaluate(recoverer.tokenizer, recoverer.model, bank, view, draws)
             print(table({row: results[row]}, header=kind == "mocap" and name == args.only[0]))
             if not args.unrefined:
-                results[f"{row}, refined"] = evaluate_refined(recoverer, bank, view, *settings)
+                results[f"{row}, refined"] = evaluate_refined(recoverer, bank, view, draws)
                 print(table({f"{row}, refined": results[f"{row}, refined"]}, header=False))
     rows = {name: value for name, value in results.items() if isinstance(value, dict)}
     errors = {name: row.pop("errors") for name, row in rows.items()}
