@@ -179,8 +179,8 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
     optimizer = kind(parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay)
     wrapped, optimizer = fabric.setup(_Unrounded(task), optimizer)
     ema = Ema(task, config.ema_decay) if config.ema_decay else None
-    start, spent = _resume(folder, task, optimizer, ema)
-    clock = _Clock(config.minutes, spent)
+    start, over = _resume(folder, task, optimizer, ema)
+    clock = _Clock(config.minutes, over)
     # A run that the clock has ended is as finished as one that has made its steps.
     steps = range(start, start if clock.share() == 1 else config.steps)
 
@@ -233,7 +233,7 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
                 _validate(task, ema, writer, done)
             if interrupted or last or time.monotonic() - saved > 60 * config.checkpoint_minutes:
                 if fabric.is_global_zero:
-                    _save(folder, done, clock.seconds(), task, optimizer, ema)
+                    _save(folder, done, clock.share(), task, optimizer, ema)
                 saved = time.monotonic()
             if interrupted:
                 raise KeyboardInterrupt(f"stopped after step {done}; the same command goes on from there")
@@ -251,17 +251,15 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
 
 
 class _Clock:
-    """How much of a run that ends by the clock is over; spent: seconds of earlier parts of it."""
+    """How much of a run that ends by the clock is over; over: after earlier parts of it."""
 
-    def __init__(self, minutes: float | None, spent: float) -> None:
-        self._begun, self._minutes = time.monotonic() - spent, minutes
-
-    def seconds(self) -> float:
-        return time.monotonic() - self._begun
+    def __init__(self, minutes: float | None, over: float | None) -> None:
+        self._seconds = minutes and 60 * minutes
+        self._begun = time.monotonic() - (over or 0.0) * (self._seconds or 0.0)
 
     def share(self) -> float | None:
         """At most 1; None where the number of steps decides."""
-        return None if self._minutes is None else min(1.0, self.seconds() / (60 * self._minutes))
+        return self._seconds and min(1.0, (time.monotonic() - self._begun) / self._seconds)
 
 
 def _hang_up() -> None:
@@ -378,12 +376,12 @@ def _validate(task: Task, ema: Ema | None, writer: SummaryWriter, step: int) -> 
 
 
 def _save(
-    folder: Path, step: int, seconds: float, task: Task, optimizer: torch.optim.Optimizer, ema: Ema | None
+    folder: Path, step: int, over: float | None, task: Task, optimizer: torch.optim.Optimizer, ema: Ema | None
 ) -> None:
     """Write the checkpoint whole or not at all."""
     state = {
         "step": step,
-        "seconds": seconds,
+        "over": over,
         "task": task.state_dict(),
         "optimizer": optimizer.state_dict(),
         "ema": ema and ema.state_dict(),
@@ -393,11 +391,11 @@ def _save(
     os.replace(partial, folder / "checkpoint.pt")
 
 
-def _resume(folder: Path, task: Task, optimizer: torch.optim.Optimizer, ema: Ema | None) -> tuple[int, float]:
-    """Steps and seconds that are done."""
+def _resume(folder: Path, task: Task, optimizer: torch.optim.Optimizer, ema: Ema | None) -> tuple[int, float | None]:
+    """Steps that are done, and the share of a run that ends by the clock."""
     path = folder / "checkpoint.pt"
     if not path.exists():
-        return 0, 0.0
+        return 0, None
     state = torch.load(path, map_location="cpu", weights_only=True)
     try:
         task.load_state_dict(state["task"])
@@ -412,7 +410,7 @@ def _resume(folder: Path, task: Task, optimizer: torch.optim.Optimizer, ema: Ema
                 f"{path} holds no averaged weights: train it on without loop.ema_decay, or in a new folder."
             )
         ema.load_state_dict(state["ema"])
-    return state["step"], state.get("seconds", 0.0)
+    return state["step"], state.get("over")
 
 
 class _Interrupted:
