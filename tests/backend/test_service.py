@@ -378,7 +378,10 @@ def test_logs_and_metrics_hold_neither_token_nor_picture(running):
         list(recover(served.client, 5, 0))
         with pytest.raises(BackendError):
             Client(served.client.url, "wrong-token").health()
-        served.settle()
+        # A line is written after its answer was sent.
+        end = time.monotonic() + 10
+        while ": 401" not in stream.getvalue() and time.monotonic() < end:
+            time.sleep(0.01)
     finally:
         text = stream.getvalue()
         for name in ("mega", "uvicorn.error"):
