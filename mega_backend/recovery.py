@@ -18,7 +18,7 @@ from .model.conditioning import landmark_features
 from .model.sampling import Samples, row_generator
 from .people import Crop, Detection, square_crop
 from .plausibility import Judge
-from .refinement import Evidence, Held, Refiner
+from .refinement import Evidence, Held, Refiner, landmark_trust
 from .result import LANDMARKS, Person, Recovery
 from .rig import Rig, nearest_rotation
 from .rotations import matrix_from_6d, matrix_from_axis_angle
@@ -399,7 +399,7 @@ class Recoverer:
         size, rows, results = recovery.picture_size, list(range(5, 17)), []
         for person in recovery.people:
             seen = person.landmarks[[COCO17_LANDMARKS[row] for row in rows]]
-            chosen = (seen[:, 2] > 0.5) & (_trust(seen, size) > 0.5)
+            chosen = (seen[:, 2] > 0.5) & (landmark_trust(seen, size) > 0.5)
             points = camera.project(self._joints(person.vertices, "coco17"), recovery.focal_length, size)[:, rows]
             distance = np.linalg.norm(points - seen[:, :2], axis=-1)[:, chosen]
             side = max(person.box[2] - person.box[0], person.box[3] - person.box[1], 1)
@@ -567,7 +567,13 @@ class Recoverer:
             joints = self._joints(turned, "coco17")
             seen = landmarks[list(COCO17_LANDMARKS)]
             translations = camera.fit_translation(
-                joints, seen[:, :2], _trust(seen, size), translations, focal_length, size, LANDMARK_ERROR * crop.side
+                joints,
+                seen[:, :2],
+                landmark_trust(seen, size),
+                translations,
+                focal_length,
+                size,
+                LANDMARK_ERROR * crop.side,
             )
         translations = translations.astype(np.float32)
         vertices = turned + translations[:, None]
@@ -616,7 +622,7 @@ class Recoverer:
             evidence = Evidence(
                 tensor(np.repeat(pixels[None], count, axis=0)),
                 # Landmarks that the detector doubts are several times as far off: their squared errors decide.
-                tensor(np.repeat(_trust(landmarks, size)[None] ** DOUBT, count, axis=0)),
+                tensor(np.repeat(landmark_trust(landmarks, size)[None] ** DOUBT, count, axis=0)),
                 focal_length,
                 tensor(np.full(count, crop.side)),
             )
@@ -707,12 +713,6 @@ def _has_joints(body: Any, name: str) -> bool:
     except (KeyError, ValueError):
         return False
     return True
-
-
-def _trust(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """How much each landmark (J, 3) counts when a body is placed: its visibility; little where it is extrapolated."""
-    inside = ((landmarks[:, :2] >= 0) & (landmarks[:, :2] <= np.array(size))).all(axis=1)
-    return np.clip(landmarks[:, 2], 0, 1) * np.where(inside, 1.0, 0.1)
 
 
 def _projected_box(vertices: np.ndarray, focal_length: float, size: tuple[int, int]) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -139,3 +140,12 @@ class Refiner:
         now = self.rig.linearise(held.points, pose)
         difference = (held.vertices - now.points) / self.trust.held
         return now.jacobian().flatten(1, 2) / self.trust.held, difference.flatten(1)
+
+
+def landmark_trust(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """How much each landmark (J, 3) of a picture of this size (width, height) counts when a body is placed, (J,).
+
+    That is its visibility; little where it is extrapolated beyond the frame.
+    """
+    inside = ((landmarks[:, :2] >= 0) & (landmarks[:, :2] <= np.array(size))).all(axis=1)
+    return np.clip(landmarks[:, 2], 0, 1) * np.where(inside, 1.0, 0.1)

@@ -11,8 +11,7 @@ import torch
 from mega_backend import camera
 from mega_backend.people import square_crop
 from mega_backend.recovery import COCO17_LANDMARKS, LANDMARK_ERROR, Recoverer
-from mega_backend.recovery import _trust as landmark_trust
-from mega_backend.refinement import Evidence
+from mega_backend.refinement import Evidence, landmark_trust
 from mega_backend.rig import Pose
 
 from .tracking import Sighting

@@ -14,20 +14,21 @@ import cv2
 import numpy as np
 
 from mega_backend import people
-from mega_backend.people.find import (
+from mega_backend.people.looking import (
     AGREEMENT,
     FEWEST_SEEN,
     MAIN,
-    _Circle,
-    _combined,
-    _detection,
-    _distance,
-    _distinct_poses,
-    _Eye,
-    _inside,
-    _is_same_person,
-    _Pose,
-    _pyramid,
+    Circle,
+    Eye,
+    Pose,
+    as_detection,
+    circle_round,
+    combined,
+    distance,
+    distinct_poses,
+    inside,
+    is_same_person,
+    pyramid,
 )
 from mega_backend.people.pose_network import PoseNetwork, shared_network
 
@@ -50,7 +51,7 @@ class Watcher:
     def __init__(self, smallest: float = 0.4, network: PoseNetwork | None = None) -> None:
         self.smallest = smallest
         self.network = network
-        self._poses: list[_Pose] = []
+        self._poses: list[Pose] = []
         self._histogram: np.ndarray | None = None
         self._begun = False
 
@@ -62,9 +63,9 @@ class Watcher:
         looked: called with how many frames were looked at, after each.
         """
         network = self.network or shared_network()
-        eyes = [None if f.picture is None else _Eye(_pyramid(f.picture), network) for f in frames]
+        eyes = [None if f.picture is None else Eye(pyramid(f.picture), network) for f in frames]
         cuts = [self._is_cut(frame) for frame in frames]
-        found: list[list[_Pose]] = []
+        found: list[list[Pose]] = []
         for number, eye in enumerate(eyes):
             if cuts[number]:
                 self._poses = []
@@ -75,7 +76,7 @@ class Watcher:
                     self._begun = True
                 else:
                     followed = eye.map(_follow, before)
-                    self._poses = _distinct_poses([pose for pose in followed if pose is not None])
+                    self._poses = distinct_poses([pose for pose in followed if pose is not None])
             found.append([] if eye is None else list(self._poses))
             looked(number + 1)
         readable = [number for number, eye in enumerate(eyes) if eye is not None]
@@ -103,7 +104,7 @@ class Watcher:
             centre, top, score = (state[f"circle_{name}"][number] for name in _CIRCLE)
             parts = {name: state[f"pose_{name}"][number] for name in _POSE}
             parts["disagreement"] = float(parts["disagreement"])
-            self._poses.append(_Pose(circle=_Circle(centre, top, float(score)), **parts))
+            self._poses.append(Pose(circle=Circle(centre, top, float(score)), **parts))
 
     def _look_around(self, frames, eyes, cuts, found, readable) -> None:
         """Search the last readable frame as a whole, and follow who is new there backwards."""
@@ -113,22 +114,22 @@ class Watcher:
             for number in reversed(readable):
                 if number != last:
                     at = _follow(eyes[number], at)
-                if at is None or any(_is_same_person(at, other) for other in found[number]):
+                if at is None or any(is_same_person(at, other) for other in found[number]):
                     break
                 found[number].append(at)
                 if cuts[number]:
                     break
 
-    def _search(self, frame: Frame, eye: _Eye) -> list[_Pose]:
+    def _search(self, frame: Frame, eye: Eye) -> list[Pose]:
         detections = people.find(frame.picture, smallest=self.smallest, network=eye.network)
-        poses = [eye.look(_circle(detection)) for detection in detections]
+        poses = [eye.look(circle_round(detection.landmarks, detection.score)) for detection in detections]
         kept = []
         for detection, pose in zip(detections, poses, strict=True):
-            own = _Pose(
+            own = Pose(
                 detection.landmarks[:, :2].astype(np.float64),
                 detection.landmarks[:, 2].astype(np.float64),
                 detection.landmarks_3d.astype(np.float64),
-                replace(_circle(detection) if pose is None else pose.circle, score=1.0),
+                replace(circle_round(detection.landmarks, detection.score) if pose is None else pose.circle, score=1.0),
             )
             kept.append(own)
         return kept
@@ -142,34 +143,25 @@ class Watcher:
         return before is not None and float(np.minimum(before, histogram).sum()) < CUT
 
 
-def _follow(eye: _Eye, pose: _Pose) -> _Pose | None:
+def _follow(eye: Eye, pose: Pose) -> Pose | None:
     """The person of a neighbouring frame in this one: two looks, one mirrored, that agree; None where they do not."""
     circle = pose.circle
     look, mirrored = eye.look(circle), eye.look_mirrored(circle)
     if look is None or mirrored is None:
         return None
-    seen = [i for i in MAIN if look.visibility[i] > 0.5 and _inside(look.points[i], eye.shape)]
+    seen = [i for i in MAIN if look.visibility[i] > 0.5 and inside(look.points[i], eye.shape)]
     if len(seen) < FEWEST_SEEN:
         return None
-    disagreement = _distance(mirrored, look, seen)
+    disagreement = distance(mirrored, look, seen)
     # Nobody moves by a quarter of their size from one frame to the next; the network then sees somebody else.
     moved = float(np.median(np.hypot(*(look.points - pose.points)[seen].T)) / circle.radius)
     if disagreement > AGREEMENT or moved > 0.25 or not 0.6 < look.circle.radius / circle.radius < 1.6:
         return None
-    return _combined([look, mirrored], disagreement)
+    return combined([look, mirrored], disagreement)
 
 
-def _circle(detection: people.Detection) -> _Circle:
-    """The circle round a body from its landmarks alone."""
-    points = detection.landmarks[:, :2].astype(np.float64)
-    centre, neck = points[[23, 24]].mean(0), points[[11, 12]].mean(0)
-    up = (neck - centre) / max(np.linalg.norm(neck - centre), 1e-6)
-    radius = 1.05 * max(np.linalg.norm(points - centre, axis=1).max(), 4.0)
-    return _Circle(centre, centre + radius * up, detection.score)
-
-
-def _sighting(picture: np.ndarray, pose: _Pose) -> Sighting:
-    detection = _detection(pose, picture.shape)
+def _sighting(picture: np.ndarray, pose: Pose) -> Sighting:
+    detection = as_detection(pose, picture.shape)
     colours = clothes(picture, detection.landmarks)
     return Sighting(detection.box, detection.landmarks, detection.landmarks_3d, colours)
 

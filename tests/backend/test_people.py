@@ -11,7 +11,8 @@ import torch
 from mega_backend import camera, overlay, pictures
 from mega_backend.body import Body
 from mega_backend.people import find, find_in_boxes, square_crop
-from mega_backend.people.find import MAIN, _Circle, _Pose, _without_phantoms
+from mega_backend.people.find import _without_phantoms
+from mega_backend.people.looking import MAIN, Circle, Pose
 
 SKIN = np.array([0.82, 0.62, 0.52])
 
@@ -148,8 +149,8 @@ def test_a_doubtful_body_on_top_of_a_plain_one_is_no_second_person():
 
     def pose(points, sight):
         middle = points[[23, 24]].mean(0)
-        circle = _Circle(middle, middle - [0.0, np.ptp(points[:, 1]) / 2], 0.7)
-        return _Pose(points, np.full(33, sight), np.zeros((33, 3)), circle)
+        circle = Circle(middle, middle - [0.0, np.ptp(points[:, 1]) / 2], 0.7)
+        return Pose(points, np.full(33, sight), np.zeros((33, 3)), circle)
 
     for other, sight, expected in ((upside_down, 0.35, 1), (upside_down, 0.8, 2), (aside, 0.35, 2)):
         people = [pose(standing, 0.9), pose(other, sight)]
@@ -192,14 +193,14 @@ def test_quiet_but_not_deaf():
 
 
 def test_looks_that_differ_make_a_landmark_doubtful_and_one_astray_moves_nothing():
-    from mega_backend.people.find import _Circle, _combined, _Pose
+    from mega_backend.people.looking import Circle, Pose, combined
 
-    circle = _Circle(np.zeros(2), np.array([0.0, -100.0]), 0.9)
+    circle = Circle(np.zeros(2), np.array([0.0, -100.0]), 0.9)
     points = np.column_stack([np.linspace(0, 80, 33), np.linspace(0, 200, 33)])
-    looks = [_Pose(points, np.full(33, 0.9), np.zeros((33, 3)), circle) for _ in range(6)]
+    looks = [Pose(points, np.full(33, 0.9), np.zeros((33, 3)), circle) for _ in range(6)]
     astray = points.copy()
     astray[15] += [120, 0]
-    looks[3] = _Pose(astray, np.full(33, 0.9), np.zeros((33, 3)), circle)
-    together = _combined(looks, 0.01)
+    looks[3] = Pose(astray, np.full(33, 0.9), np.zeros((33, 3)), circle)
+    together = combined(looks, 0.01)
     assert np.allclose(together.points, points)
     assert together.visibility[15] < 0.2 and np.allclose(np.delete(together.visibility, 15), 0.9)

@@ -17,7 +17,7 @@ from train.evaluation import pictures
 
 @pytest.fixture(scope="module")
 def taken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth, Body]:
-    photographer = Photographer("val", None)
+    photographer = Photographer("val", None, size=352)
     path = tmp_path_factory.mktemp("pictures") / "000003.jpg"
     return path, photographer.take(path, (0, 3)), photographer.body
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ pytest.importorskip("warp")
 
 from mega_backend.body import Body
 from mega_backend.people import Detection
-from mega_backend.people.find import MAIN, MIRRORED
+from mega_backend.people.looking import MAIN, MIRRORED
 from train.data import detector, raycast
 from train.data.detector import Detections, described, match, statistics
 from train.data.photographs import Photographer, Truth
@@ -21,7 +22,7 @@ from train.data.synthetic_pictures import box
 @pytest.fixture(scope="module")
 def taken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth, Body]:
     """A picture in synthetic postures, what is known of it, and the body."""
-    photographer = Photographer("val", None)
+    photographer = Photographer("val", None, size=352)
     path = tmp_path_factory.mktemp("pictures") / "000003.jpg"
     return path, photographer.take(path, (0, 3)), photographer.body
 
@@ -54,9 +55,43 @@ def test_truth_describes_the_picture(taken: tuple[Path, Truth, Body]):
 
 def test_the_same_picture_from_the_same_seed(taken: tuple[Path, Truth, Body], tmp_path: Path):
     path, truth, body = taken
-    again = Photographer("val", None, body).take(tmp_path / "a.jpg", (0, 3))
+    again = Photographer("val", None, body, size=352).take(tmp_path / "a.jpg", (0, 3))
     assert (again.landmarks == truth.landmarks).all()
     assert (tmp_path / "a.jpg").read_bytes() == path.read_bytes()
+
+
+def test_a_larger_picture_shows_the_same(taken: tuple[Path, Truth, Body], tmp_path: Path):
+    path, truth, body = taken
+    large = Photographer("val", None, body, size=704).take(tmp_path / "a.jpg", (0, 3))
+    assert (large.size == 2 * truth.size).all()
+    assert np.allclose(large.landmarks, 2 * truth.landmarks) and (large.seen == truth.seen).all()
+    reduced = cv2.resize(detector.read_picture(tmp_path / "a.jpg"), tuple(truth.size), interpolation=cv2.INTER_AREA)
+    assert np.abs(reduced.astype(int) - detector.read_picture(path)).mean() < 12
+
+
+def test_a_worse_picture_covers_what_it_says(taken: tuple[Path, Truth, Body]):
+    path, truth, _ = taken
+    picture, seen_covered = detector.read_picture(path), 0
+    for number in range(20):
+        worse, covered = detector.worsened(picture, truth.landmarks[0], np.random.default_rng(number))
+        again, _ = detector.worsened(picture, truth.landmarks[0], np.random.default_rng(number))
+        assert worse.shape == picture.shape and worse.dtype == np.uint8 and (worse == again).all()
+        assert 0 < np.abs(worse.astype(int) - picture).mean() < 90
+        seen_covered += covered.any()
+    assert 2 <= seen_covered <= 14
+
+
+def test_several_looks_at_a_person_differ_but_are_about_that_person(tmp_path: Path):
+    photographer = Photographer("val", None, size=704)
+    path = tmp_path / "000001.jpg"
+    truth = photographer.take(path, (0, 1))
+    picture, body = detector.read_picture(path), photographer.body
+    looks = [detector.variants(picture, truth, 4, np.random.default_rng(seed), body, 1) for seed in (0, 0)]
+    found, again = (Detections.joined(parts) for parts in looks)
+    assert len(found) >= 3 and (found.landmarks == again.landmarks).all()
+    error = (found.landmarks - found.true_landmarks)[:, list(MAIN)].norm(dim=-1) / 2
+    assert error.median() < 0.05
+    assert found.landmarks.std(0).amax() > 1e-3
 
 
 def test_what_stands_in_front_is_hit_first():

@@ -36,6 +36,11 @@ LIMB_DEPTH = 0.11
 """A landmark counts as seen where the camera sees its own body no farther in front of it, relative to its height."""
 CLOTH = (raycast.PLAIN, raycast.PLAIN, raycast.STRIPES, raycast.CHECKS, raycast.NOISE)
 MAIN = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
+SIZE = 960
+"""Longer side of the widest pictures, in pixels. Photographs are larger still. In pictures of 352 pixels the detector's
+landmarks are 6.5 % of the person off, in those of 704 pixels 4.2 %."""
+FRAMES = ((1.0, 1.0), (0.85, 1.0625), (1.1, 0.825))
+"""Widths and heights of pictures, relative to those of a square one."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,8 @@ class Truth:
 class Photographer:
     """Makes pictures of random people of a split; without motion capture in synthetic postures only."""
 
-    def __init__(self, split: str, folder: Path | None, body: Body | None = None) -> None:
+    def __init__(self, split: str, folder: Path | None, body: Body | None = None, size: int = SIZE) -> None:
+        self.size = size
         self.body = Body.bundled() if body is None else body
         weights = POSES[split] if folder is not None else (0.0, 0.0, 1.0)
         self.sampler = BodySampler(self.body, split, folder, weights, bank=512)
@@ -153,7 +159,7 @@ class Photographer:
         count, light = len(things), random_light(random)
         things += surroundings(random)
         while True:
-            camera = random_camera(subjects[0], random)
+            camera = random_camera(subjects[0], random, self.size)
             scene = list(things)
             if random.random() < 0.35:
                 at = camera.position + random.uniform(0.4, 0.75) * (subjects[0].vertices.mean(0) - camera.position)
@@ -200,11 +206,14 @@ class Photographer:
         )
 
 
-def random_camera(subject: Subject, random: np.random.Generator) -> Camera:
-    """A camera from any side, mostly level, with a short or long lens; one in five is so near that the frame cuts."""
+def random_camera(subject: Subject, random: np.random.Generator, size: int = SIZE) -> Camera:
+    """A camera from any side, mostly level, with a short or long lens; one in five is so near that the frame cuts.
+
+    size: see `SIZE`; the same scene whatever it is.
+    """
     low, high = subject.vertices.min(0), subject.vertices.max(0)
     middle, radius = (low + high) / 2, np.linalg.norm(high - low) / 2
-    width, height = random.choice([(320, 320), (272, 340), (352, 264)])
+    width, height = (round(length * size / 1.1) for length in random.choice(FRAMES))
     view = np.deg2rad(np.exp(random.uniform(np.log(15), np.log(65))))
     near = random.random() < 0.2
     distance = radius / np.sin(view / 2) * (random.uniform(0.5, 0.85) if near else random.uniform(0.9, 1.3))
@@ -266,13 +275,13 @@ def _developed(picture: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.clip(level + random.normal(0, random.uniform(0, 5), picture.shape), 0, 255).astype(np.uint8)
 
 
-def make(folder: Path, numbers: range, split: str, motion: Path, seed: int = 0) -> list[Path]:
+def make(folder: Path, numbers: range, split: str, motion: Path, seed: int = 0, size: int = SIZE) -> list[Path]:
     """Make those pictures that the folder lacks; returns the paths of all."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number:06d}.jpg" for number in numbers]
     missing = [path for path in paths if not path.with_suffix(".npz").exists()]
     if missing:
-        photographer = Photographer(split, motion)
+        photographer = Photographer(split, motion, size=size)
         for path in tqdm(missing, desc="pictures"):
             photographer.take(path, (seed, mocap.SPLITS.index(split), int(path.stem)))
     return paths
@@ -286,12 +295,12 @@ def main(arguments: list[str] | None = None) -> None:
     cli.add_argument("--split", default="train", choices=mocap.SPLITS)
     cli.add_argument("--seed", type=int, default=0)
     cli.add_argument("--start", type=int, default=0, help="number of the first picture, to share the work out")
+    cli.add_argument("--size", type=int, default=SIZE, help="longer side of the widest pictures in pixels")
     options = cli.parse_args(arguments)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    make(
-        options.folder, range(options.start, options.start + options.count), options.split, options.mocap, options.seed
-    )
+    numbers = range(options.start, options.start + options.count)
+    make(options.folder, numbers, options.split, options.mocap, options.seed, options.size)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import mega_backend
 from mega_backend import overlay
-from mega_backend.people.find import MAIN
+from mega_backend.people.looking import MAIN
 from mega_backend.result import Person, Recovery
 from train import metrics, report
 from train.data import photographs
@@ -40,6 +40,7 @@ def configure(cli: argparse.ArgumentParser) -> None:
     cli.add_argument("--mocap", type=Path, required=True, help="folder of motion capture with the held-out actors")
     cli.add_argument("--split", default="test", choices=("val", "test"))
     cli.add_argument("--pictures", type=int, default=300)
+    cli.add_argument("--size", type=int, default=photographs.SIZE, help="longer side of those that are made, in pixels")
     cli.add_argument("--hypotheses", type=int, default=1, help="above 1, the best of so many is reported too")
     cli.add_argument("--seed", type=int, default=0, help="of the samples")
     cli.add_argument("--no-refine", dest="refine", action="store_false", help="meshes as the tokens say")
@@ -196,7 +197,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate and print; returns the numbers."""
     recoverer = mega_backend.load(args.model, device=args.device)
     body = recoverer.body
-    paths = photographs.make(args.folder, range(args.pictures), args.split, args.mocap)
+    paths = photographs.make(args.folder, range(args.pictures), args.split, args.mocap, size=args.size)
 
     def recover(picture: np.ndarray) -> Recovery:
         return recoverer.recover(picture, hypotheses=args.hypotheses, seed=args.seed, refine=args.refine)
