@@ -122,7 +122,7 @@ def iterations_sheet(recoverer: Recoverer, path: list[Iteration], rotation: np.n
         share = np.array([moment.known[part == index].mean() if (part == index).any() else moment.known.mean()
                           for index in range(len(recoverer.body.part_names))])  # fmt: skip
         level = share[vertex_part][:, None]
-        mesh = recoverer._decode(moment.tokens[None])[0] @ rotation.T
+        mesh = recoverer.decode(moment.tokens[None])[0] @ rotation.T
         drawn = overlay.views(mesh, recoverer.faces, (0, 90), SIDE, UNKNOWN + level * (KNOWN - UNKNOWN))
         drawn = np.concatenate([drawn[:, :SIDE], drawn[:, SIDE:]])
         tiles.append(_titled(drawn, f"{number}: {int(moment.known.sum())} of {len(part)} drawn"))

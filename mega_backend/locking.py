@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import sparse
 
 ROUNDS, LASTING = 60, 0.97
 """How far a correction spreads from a locked part: steps over edges, and what is left of it after each."""
+PART_GROUPS = {
+    "arms": ("left_arm", "right_arm", "left_hand", "right_hand"),
+    "hands": ("left_hand", "right_hand"),
+    "legs": ("left_leg", "right_leg", "left_foot", "right_foot"),
+    "feet": ("left_foot", "right_foot"),
+}
+"""Names for several body parts at once, beside the body's own part names."""
 
 
 def neighbour_means(faces: np.ndarray, count: int) -> sparse.csr_matrix:
@@ -39,3 +48,13 @@ def hold(vertices: np.ndarray, places: np.ndarray, locked: np.ndarray, means: sp
     held = vertices + flat.reshape(total, count, 3).transpose(1, 0, 2)
     held[:, locked] = places[locked]
     return held
+
+
+def part_numbers(names: Sequence[str], part_names: Sequence[str]) -> list[int]:
+    """Numbers of the body parts, and groups of parts, with these names; ValueError for a name that there is not."""
+    wanted: list[str] = []
+    for name in names:
+        if name not in part_names and name not in PART_GROUPS:
+            raise ValueError(f"there is no body part '{name}': choose from {', '.join([*PART_GROUPS, *part_names])}")
+        wanted += PART_GROUPS.get(name, (name,))
+    return sorted({list(part_names).index(name) for name in wanted})

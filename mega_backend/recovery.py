@@ -4,7 +4,6 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,12 @@ import torch
 from . import __version__, camera, checkpoint, people, pictures
 from .body import Body
 from .explain import Iteration
-from .locking import hold, neighbour_means
+from .locking import hold, neighbour_means, part_numbers
 from .model.conditioning import landmark_features
 from .model.sampling import Samples, row_generator
 from .people import Crop, Detection, square_crop
 from .plausibility import Judge
-from .refinement import Evidence, Held, Refiner, landmark_trust
+from .refinement import Framing, Refiner, landmark_trust, refined
 from .result import LANDMARKS, Person, Recovery
 from .rig import Rig, nearest_rotation
 from .rotations import matrix_from_6d, matrix_from_axis_angle
@@ -36,23 +35,8 @@ COCO17_LANDMARKS = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 2
 """The detector's landmark for each of the 17 COCO joints."""
 REDRAWN = 8
 """So many times a random person who is not plausible is drawn again."""
-DOUBT = 1.5
-"""How fast a landmark's weight in the refinement falls with its visibility.
-
-Measured on 558 rendered people, against 3: PA-MPJPE 97.9 instead of 98.2 mm, limbs in the picture 8.3 instead of 8.4 %
-of the box off; and hands half out of sight are met more often.
-"""
-STEPS, HELD_STEPS = 4, 10
-"""Steps of the refinement; more where kept parts must be met."""
 LANDMARK_ERROR = 0.02
 """How far off a good landmark is, relative to the crop's side."""
-PART_GROUPS = {
-    "arms": ("left_arm", "right_arm", "left_hand", "right_hand"),
-    "hands": ("left_hand", "right_hand"),
-    "legs": ("left_leg", "right_leg", "left_foot", "right_foot"),
-    "feet": ("left_foot", "right_foot"),
-}
-"""Names for several body parts at once, beside the body's own part names."""
 
 
 class Recoverer:
@@ -61,6 +45,7 @@ class Recoverer:
     Attributes:
         body, tokenizer, model: the parts, torch modules on `device`; None where the model folder lacks one. Such a
             folder loads, so that what is there can be used, but has nobody to recover.
+        refiner: moves the body's rig onto landmarks; on the CPU. None for bodies without a rig.
         card: what the model is: name, kinds, provenance (JSON-able).
     """
 
@@ -78,14 +63,14 @@ class Recoverer:
         if self.body is not None:
             self._joint_set = next(name for name in JOINT_SETS if _has_joints(self.body, name))
             self._can_fit = _has_joints(self.body, "coco17")
-        self._refiner: Refiner | None = None
+        self.refiner: Refiner | None = None
         self._judge: Judge | None = None
         if isinstance(self.body, Body):
             # Small batches of small solves: on the CPU whatever the model's device.
             posing = copy.deepcopy(self.body).cpu()
-            self._refiner = Refiner(Rig(posing), posing)
+            self.refiner = Refiner(Rig(posing), posing)
             self._neighbour_means = neighbour_means(self.faces, self.body.vertex_count)
-            self._judge = Judge(posing, self._refiner.rig)
+            self._judge = Judge(posing, self.refiner.rig)
 
     @classmethod
     def load(
@@ -110,9 +95,9 @@ class Recoverer:
     @property
     def rig(self) -> Rig:
         """The rig under the body's meshes, on the CPU. Raises ValueError where the body has none."""
-        if self._refiner is None:
+        if self.refiner is None:
             raise ValueError("this model's body has no rig: armatures and videos need one of the bundled body")
-        return self._refiner.rig
+        return self.refiner.rig
 
     @property
     def reads_landmarks(self) -> bool:
@@ -170,16 +155,16 @@ class Recoverer:
             return Recovery(size, focal_length, [], self.faces, meta)
         crops = [square_crop(detection.landmarks, size) for detection in found]
         with torch.no_grad():
-            features = self._features(image, crops, found)
+            features = self.features(image, crops, found)
             tokens, log_probability = self._hypotheses(
                 features, len(found), hypotheses, seed, steps, temperature, progress
             )
             seeds = [_person_seed(seed, number) for number in range(len(found))]
-            rotation, weak = self._poses(features, tokens, seeds)
+            rotation, weak = self.poses(features, tokens, seeds)
         results = []
         for index, (detection, crop) in enumerate(zip(found, crops, strict=True)):
             progress(0.8 + 0.2 * index / len(found), f"building person {index + 1} of {len(found)}")
-            placed = self._place(rotation[index], weak[index], crop, focal_length, size)
+            placed = self.place(rotation[index], weak[index], crop, focal_length, size)
             results.append(
                 self._person(
                     detection.box,
@@ -188,7 +173,7 @@ class Recoverer:
                     tokens[index],
                     log_probability[index],
                     *placed,
-                    fit=(crop, focal_length, size),
+                    fit=Framing(crop, focal_length, size),
                     refine=refine,
                 )
             )
@@ -241,7 +226,7 @@ class Recoverer:
         watched.logits = logits
         crop = square_crop(detection.landmarks, (picture.shape[1], picture.shape[0]))
         with torch.no_grad():
-            features = self._features(picture, [crop], [detection])
+            features = self.features(picture, [crop], [detection])
             drawn = watched.draw(features, 1, steps, temperature, generator=[_person_seed(seed, 0)])
         last = drawn.tokens[0, 0].cpu().numpy()
         # The first step starts from logits that were computed for all samples at once.
@@ -282,7 +267,7 @@ class Recoverer:
         self.check_complete()
         _check(hypotheses, steps, temperature)
         self._check_sampling()
-        kept_parts = self._part_numbers(keep)
+        kept_parts = part_numbers(keep, self.body.part_names)
         meta = self._meta(seed=seed, steps=steps, temperature=temperature, hypotheses=hypotheses) | {"keep": list(keep)}
         size, focal_length = recovery.picture_size, recovery.focal_length
         progress(0.0, "sampling")
@@ -301,9 +286,9 @@ class Recoverer:
         with torch.no_grad():
             features = None
             if seen and self.reads_landmarks:
-                features = self._features(None, crops, everyone)
+                features = self.features(None, crops, everyone)
             elif picture is not None:
-                features = self._features(pictures.read(picture), crops, everyone)
+                features = self.features(pictures.read(picture), crops, everyone)
             elif seen:
                 raise ValueError("this model looks at the picture itself: give the picture to resample its people")
             tokens, log_probability = self._hypotheses(
@@ -322,7 +307,7 @@ class Recoverer:
                     log_probability[index],
                     person.rotation[hypothesis].astype(np.float64),
                     person.translation[hypothesis].astype(np.float64),
-                    fit=(crop, focal_length, size) if seen else None,
+                    fit=Framing(crop, focal_length, size) if seen else None,
                     anchor=(person.vertices[hypothesis], moves) if moves.any() else None,
                     refine=refine,
                 )
@@ -400,7 +385,7 @@ class Recoverer:
         for person in recovery.people:
             seen = person.landmarks[[COCO17_LANDMARKS[row] for row in rows]]
             chosen = (seen[:, 2] > 0.5) & (landmark_trust(seen, size) > 0.5)
-            points = camera.project(self._joints(person.vertices, "coco17"), recovery.focal_length, size)[:, rows]
+            points = camera.project(self.joints(person.vertices, "coco17"), recovery.focal_length, size)[:, rows]
             distance = np.linalg.norm(points - seen[:, :2], axis=-1)[:, chosen]
             side = max(person.box[2] - person.box[0], person.box[3] - person.box[1], 1)
             results.append(distance.mean(axis=1) / side if chosen.any() else np.full(person.hypotheses, np.nan))
@@ -408,7 +393,7 @@ class Recoverer:
 
     # Steps of the pipeline ----------------------------------------------------------------------------------------
 
-    def _features(self, image: np.ndarray | None, crops: list[Crop], detections: Sequence[Any]) -> Any:
+    def features(self, image: np.ndarray | None, crops: list[Crop], detections: Sequence[Any]) -> Any:
         """What the model is conditioned on, for each person: computed once, whatever the number of samples."""
         if self.reads_landmarks:
             numbers = [
@@ -431,7 +416,7 @@ class Recoverer:
             features = self.model.features((tensor - mean) / std)
         return self.model.condition(features) if hasattr(self.model, "condition") else features
 
-    def _poses(self, features: Any, tokens: np.ndarray, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def poses(self, features: Any, tokens: np.ndarray, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Root rotations (P, N, 3, 3) in the crop's view and weak-perspective cameras (P, N, 3) of tokens (P, N, T).
 
         A model that knows how sure it is of the rotation draws one for every hypothesis but the first; seeds: of each
@@ -499,7 +484,7 @@ class Recoverer:
         tokens, log_probability = drawn.tokens[0].clone(), drawn.log_probability[0].clone()
         if self._judge is None:
             return tokens.cpu().numpy(), log_probability.cpu().numpy()
-        badness = self._judge(torch.as_tensor(self._decode(tokens.cpu().numpy()))).badness
+        badness = self._judge(torch.as_tensor(self.decode(tokens.cpu().numpy()))).badness
         for attempt in range(REDRAWN):
             poor = (badness >= 1).nonzero()[:, 0]
             if not len(poor):
@@ -515,7 +500,7 @@ class Recoverer:
                 tokens=torch.zeros_like(tokens[chosen]),
                 visible=torch.zeros_like(tokens[chosen], dtype=torch.bool),
             )
-            verdict = self._judge(torch.as_tensor(self._decode(again.tokens[:, 0].cpu().numpy()))).badness
+            verdict = self._judge(torch.as_tensor(self.decode(again.tokens[:, 0].cpu().numpy()))).badness
             better = verdict < badness[poor]
             taken = chosen[better.to(tokens.device)]
             tokens[taken] = again.tokens[better.to(tokens.device), 0]
@@ -523,7 +508,7 @@ class Recoverer:
             badness[poor] = torch.minimum(verdict, badness[poor])
         return tokens.cpu().numpy(), log_probability.cpu().numpy()
 
-    def _place(
+    def place(
         self, rotation: np.ndarray, weak: np.ndarray, crop: Crop, focal_length: float, size: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rotations (…, 3, 3) and translations (…, 3) in the picture's camera of what the model said about the crop."""
@@ -544,17 +529,17 @@ class Recoverer:
         log_probability: np.ndarray,
         rotation: np.ndarray,
         translation: np.ndarray,
-        fit: tuple[Crop, float, tuple[int, int]] | None = None,
+        fit: Framing | None = None,
         anchor: tuple[np.ndarray, np.ndarray] | None = None,
         refine: bool = False,
     ) -> Person:
         """Decode the hypotheses and put them into the picture.
 
-        rotation (3, 3) or (N, 3, 3), translation (3,) or (N, 3): of all hypotheses or of each. fit: crop, focal length
-        and picture size, to move each one onto the landmarks. anchor: vertices (V, 3) and which of them (V,) bool must
+        rotation (3, 3) or (N, 3, 3), translation (3,) or (N, 3): of all hypotheses or of each. fit: where the landmarks
+        are, to move each one onto them. anchor: vertices (V, 3) and which of them (V,) bool must
         stay where they are; goes before. refine: bring in the rig, where the body has one.
         """
-        canonical = self._decode(tokens)
+        canonical = self.decode(tokens)
         count = len(tokens)
         rotations = np.broadcast_to(rotation, (count, 3, 3)).astype(np.float32)
         turned = canonical @ rotations.transpose(0, 2, 1)
@@ -564,7 +549,7 @@ class Recoverer:
             translations = (vertices[kept].astype(np.float64) - turned[:, kept]).mean(axis=1)
         elif fit is not None and self._can_fit:
             crop, focal_length, size = fit
-            joints = self._joints(turned, "coco17")
+            joints = self.joints(turned, "coco17")
             seen = landmarks[list(COCO17_LANDMARKS)]
             translations = camera.fit_translation(
                 joints,
@@ -577,8 +562,8 @@ class Recoverer:
             )
         translations = translations.astype(np.float32)
         vertices = turned + translations[:, None]
-        if refine and self._refiner is not None:
-            vertices = self._refined(vertices, landmarks, fit, anchor)
+        if refine and self.refiner is not None:
+            vertices = refined(self.refiner, vertices, landmarks, fit, anchor)
             if anchor is not None:
                 vertices = hold(vertices, *anchor, self._neighbour_means)
             translations = vertices.mean(axis=1)
@@ -596,51 +581,11 @@ class Recoverer:
             rotation=rotations,
             translation=translations,
             vertices=vertices,
-            joints=self._joints(vertices, self._joint_set),
+            joints=self.joints(vertices, self._joint_set),
             spread=np.sqrt(aligned.var(axis=0).sum(axis=-1)).astype(np.float32),
         )
 
-    def _refined(
-        self,
-        vertices: np.ndarray,
-        landmarks: np.ndarray,
-        fit: tuple[Crop, float, tuple[int, int]] | None,
-        anchor: tuple[np.ndarray, np.ndarray] | None,
-    ) -> np.ndarray:
-        """Vertices (N, V, 3) of the rigs under the meshes (N, V, 3), moved onto the landmarks."""
-        count = len(vertices)
-
-        def tensor(array: Any) -> torch.Tensor:
-            return torch.as_tensor(np.asarray(array, np.float32))
-
-        if fit is None:
-            evidence = Evidence(tensor(np.zeros((count, LANDMARKS, 2))), tensor(np.zeros((count, LANDMARKS))), 1.0,
-                                tensor(np.ones(count)))  # fmt: skip
-        else:
-            crop, focal_length, size = fit
-            pixels = landmarks[:, :2] - np.array(size) / 2
-            evidence = Evidence(
-                tensor(np.repeat(pixels[None], count, axis=0)),
-                # Landmarks that the detector doubts are several times as far off: their squared errors decide.
-                tensor(np.repeat(landmark_trust(landmarks, size)[None] ** DOUBT, count, axis=0)),
-                focal_length,
-                tensor(np.full(count, crop.side)),
-            )
-        held = None
-        if anchor is not None:
-            kept = np.repeat(anchor[0][None], count, axis=0)
-            held = Held(tensor(kept), torch.as_tensor(anchor[1]))
-        with torch.no_grad():
-            pose = self._refiner.rig.fit(tensor(vertices))
-            if anchor is not None:
-                # The same person: whoever keeps an arm keeps its length.
-                own = self._refiner.rig.fit(tensor(anchor[0][None]))
-                pose = replace(pose, shape=own.shape.expand_as(pose.shape))
-            if fit is not None or held is not None:
-                pose = self._refiner.refine(pose, evidence, held, STEPS if held is None else HELD_STEPS)
-            return pose.vertices(self._refiner.rig.body).numpy()
-
-    def _decode(self, tokens: np.ndarray) -> np.ndarray:
+    def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Canonical vertices (N, V, 3) float32 of tokens (N, T)."""
         with torch.no_grad():
             parts = [
@@ -649,7 +594,8 @@ class Recoverer:
             ]
         return np.concatenate(parts)
 
-    def _joints(self, vertices: np.ndarray, name: str) -> np.ndarray:
+    def joints(self, vertices: np.ndarray, name: str) -> np.ndarray:
+        """Joints (N, J, 3) of meshes (N, V, 3), of a set that the body has: see `JOINT_SETS`."""
         with torch.no_grad():
             return self.body.joints(torch.as_tensor(vertices, device=self.device), name).cpu().numpy()
 
@@ -675,16 +621,6 @@ class Recoverer:
         )
         if not fits or int(person.tokens.max(initial=0)) >= self.tokenizer.code_count:
             raise ValueError("this result was made with another model: resample it with the model that made it")
-
-    def _part_numbers(self, keep: Sequence[str]) -> list[int]:
-        """Numbers of the body parts and groups of parts with these names."""
-        names = list(self.body.part_names)
-        wanted: list[str] = []
-        for name in keep:
-            if name not in names and name not in PART_GROUPS:
-                raise ValueError(f"there is no body part '{name}': choose from {', '.join([*PART_GROUPS, *names])}")
-            wanted += PART_GROUPS.get(name, (name,))
-        return sorted({names.index(name) for name in wanted})
 
     def _meta(self, **settings: Any) -> dict[str, Any]:
         return {

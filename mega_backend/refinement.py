@@ -7,14 +7,26 @@ closeness alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mega_backend.body import Body
+from mega_backend.people import Crop
+from mega_backend.result import LANDMARKS
 from mega_backend.rig import Linearised, Points, Pose, Rig
+
+DOUBT = 1.5
+"""How fast a landmark's weight in the refinement falls with its visibility.
+
+Measured on 558 rendered people, against 3: PA-MPJPE 97.9 instead of 98.2 mm, limbs in the picture 8.3 instead of 8.4 %
+of the box off; and hands half out of sight are met more often.
+"""
+STEPS, HELD_STEPS = 4, 10
+"""Steps of the refinement; more where kept parts must be met."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,14 @@ class Evidence:
     weights: Tensor
     focal_length: float
     box_side: Tensor
+
+
+class Framing(NamedTuple):
+    """Where somebody was seen: their square crop, the picture's focal length in pixels, its width and height."""
+
+    crop: Crop
+    focal_length: float
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -149,3 +169,46 @@ def landmark_trust(landmarks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     inside = ((landmarks[:, :2] >= 0) & (landmarks[:, :2] <= np.array(size))).all(axis=1)
     return np.clip(landmarks[:, 2], 0, 1) * np.where(inside, 1.0, 0.1)
+
+
+@torch.no_grad()
+def refined(
+    refiner: Refiner,
+    vertices: np.ndarray,
+    landmarks: np.ndarray,
+    fit: Framing | None,
+    anchor: tuple[np.ndarray, np.ndarray] | None,
+) -> np.ndarray:
+    """Vertices (N, V, 3) of the rigs under meshes (N, V, 3) in camera space, moved onto a person's landmarks (33, 3).
+
+    fit: where the landmarks are; None where there are none. anchor: vertices (V, 3), and which of them (V,) bool must
+    stay where they are.
+    """
+    count = len(vertices)
+
+    def tensor(array: np.ndarray) -> Tensor:
+        return torch.as_tensor(np.asarray(array, np.float32))
+
+    if fit is None:
+        nothing = torch.zeros(count, LANDMARKS)
+        evidence = Evidence(nothing[..., None].expand(-1, -1, 2), nothing, 1.0, torch.ones(count))
+    else:
+        pixels = landmarks[:, :2] - np.array(fit.size) / 2
+        # Landmarks that the detector doubts are several times as far off: their squared errors decide.
+        weights = landmark_trust(landmarks, fit.size) ** DOUBT
+        evidence = Evidence(
+            tensor(np.repeat(pixels[None], count, axis=0)),
+            tensor(np.repeat(weights[None], count, axis=0)),
+            fit.focal_length,
+            torch.full((count,), float(fit.crop.side)),
+        )
+    pose = refiner.rig.fit(tensor(vertices))
+    held = None
+    if anchor is not None:
+        held = Held(tensor(np.repeat(anchor[0][None], count, axis=0)), torch.as_tensor(anchor[1]))
+        # The same person: whoever keeps an arm keeps its length.
+        own = refiner.rig.fit(tensor(anchor[0][None]))
+        pose = replace(pose, shape=own.shape.expand_as(pose.shape))
+    if fit is not None or held is not None:
+        pose = refiner.refine(pose, evidence, held, STEPS if held is None else HELD_STEPS)
+    return pose.vertices(refiner.rig.body).numpy()

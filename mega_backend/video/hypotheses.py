@@ -71,7 +71,7 @@ class Hypothesiser:
     ) -> None:
         self.recoverer, self.size, self.focal_length = recoverer, size, focal_length
         self.count, self.seed, self.steps, self.temperature = count, seed, steps, temperature
-        self.refiner = recoverer._refiner
+        self.refiner = recoverer.refiner
         self.body = self.refiner.rig.body
 
     @torch.no_grad()
@@ -105,7 +105,7 @@ class Hypothesiser:
         recoverer, count = self.recoverer, self.count
         sightings = [sighting for *_, sighting in seen]
         crops = [square_crop(sighting.landmarks, self.size) for sighting in sightings]
-        features = recoverer._features(None, crops, sightings)
+        features = recoverer.features(None, crops, sightings)
         best = recoverer.model.best(features)
         tokens, log_probability = best.tokens[:, None], best.log_probability[:, None]
         # The same noise in every frame of a person: hypothesis n of neighbouring frames then is the same idea.
@@ -115,16 +115,16 @@ class Hypothesiser:
             tokens = torch.cat([tokens, drawn.tokens], dim=1)
             log_probability = torch.cat([log_probability, drawn.log_probability], dim=1)
         tokens, log_probability = tokens.cpu().numpy(), log_probability.float().cpu().numpy()
-        rotation, weak = recoverer._poses(features, tokens, seeds)
-        canonical = recoverer._decode(tokens.reshape(-1, tokens.shape[-1]))
+        rotation, weak = recoverer.poses(features, tokens, seeds)
+        canonical = recoverer.decode(tokens.reshape(-1, tokens.shape[-1]))
         canonical = canonical.reshape(len(seen), count, *canonical.shape[1:])
         vertices = []
         for i, (sighting, crop) in enumerate(zip(sightings, crops, strict=True)):
-            turn, start = recoverer._place(rotation[i], weak[i], crop, self.focal_length, self.size)
+            turn, start = recoverer.place(rotation[i], weak[i], crop, self.focal_length, self.size)
             turned = canonical[i] @ turn.transpose(0, 2, 1).astype(np.float32)
             marks = sighting.landmarks[list(COCO17_LANDMARKS)]
             translation = camera.fit_translation(
-                recoverer._joints(turned, "coco17"),
+                recoverer.joints(turned, "coco17"),
                 marks[:, :2],
                 landmark_trust(marks, self.size),
                 start,

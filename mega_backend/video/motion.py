@@ -135,16 +135,16 @@ class MotionSolver:
         focal_length: float | None = None,
         options: MotionOptions | None = None,
     ) -> None:
-        if recoverer._refiner is None or not recoverer.reads_landmarks:
+        if recoverer.refiner is None or not recoverer.reads_landmarks:
             raise ValueError("videos need a model of the bundled body that reads landmarks: use --model default")
         self.size, self.options = size, options or MotionOptions()
         self.focal_length = focal_length or camera.default_focal_length(size)
-        self.body = recoverer._refiner.rig.body
+        self.body = recoverer.refiner.rig.body
         own = self.options
         self.hypothesiser = Hypothesiser(
             recoverer, size, self.focal_length, own.hypotheses, own.seed, own.steps, own.temperature
         )
-        self._settled: Refiner = copy.copy(recoverer._refiner)
+        self._settled: Refiner = copy.copy(recoverer.refiner)
         self._settled.trust = Trust(shape=0.01, surface=SETTLING_TRUST)
         self._bone_landmarks = bone_landmarks(self.body.joint_names)
         self._legs = [_Leg(self.body.joint_names, side) for side in "LR"]

@@ -56,7 +56,7 @@ def test_meshes_as_the_tokens_say(tiny_model, tiny, picture, tmp_path):
     assert mega("recover", picture, "--no-refine", "-o", tmp_path / "a.npz", "--model", tiny_model) == 0
     person = Recovery.load(tmp_path / "a.npz").people[0]
     canonical = (person.vertices - person.translation[:, None]) @ person.rotation
-    assert np.allclose(canonical, tiny._decode(person.tokens), atol=1e-4)
+    assert np.allclose(canonical, tiny.decode(person.tokens), atol=1e-4)
 
 
 def test_in_a_batch_the_others_still_finish(tiny_model, picture, tmp_path, capsys):

@@ -50,10 +50,10 @@ def test_shapes_and_geometry(tiny, crowd):
         assert np.allclose(person.rotation @ person.rotation.transpose(0, 2, 1), np.eye(3), atol=1e-5)
         # vertices = rotation · canonical + translation, and canonical meshes are what the tokens mean
         canonical = (person.vertices - person.translation[:, None]) @ person.rotation
-        assert np.allclose(canonical, tiny._decode(person.tokens), atol=1e-4)
+        assert np.allclose(canonical, tiny.decode(person.tokens), atol=1e-4)
         assert (np.diff(person.log_probability[1:]) <= 0).all()
         assert person.spread.shape == (13718,) and (person.spread > 0).any()
-        assert np.allclose(person.joints, tiny._joints(person.vertices, "body22"), atol=1e-5)
+        assert np.allclose(person.joints, tiny.joints(person.vertices, "body22"), atol=1e-5)
 
 
 def test_those_who_were_found_are_chosen_from(tiny, crowd, monkeypatch):
@@ -73,7 +73,7 @@ def test_placed_on_the_landmarks(tiny, crowd):
     crowd(3)
     recovery = tiny.recover(BLANK, hypotheses=2)
     for person in recovery.people:
-        points = camera.project(tiny._joints(person.vertices, "coco17"), recovery.focal_length, SIZE)
+        points = camera.project(tiny.joints(person.vertices, "coco17"), recovery.focal_length, SIZE)
         seen = person.landmarks[list(COCO17_LANDMARKS), :2]
         assert np.abs(points.mean(1) - seen.mean(0)).max() < 12
     assert all(np.isfinite(errors).all() and (errors < 0.5).all() for errors in tiny.landmark_errors(recovery))
@@ -143,7 +143,7 @@ def test_random_people(tiny):
         pixels = camera.project(person.vertices[0], five.focal_length, five.picture_size)
         assert (pixels >= 0).all() and (pixels <= five.picture_size).all()
         canonical = (person.vertices - person.translation[:, None]) @ person.rotation
-        assert np.allclose(canonical, tiny._decode(person.tokens), atol=1e-4)
+        assert np.allclose(canonical, tiny.decode(person.tokens), atol=1e-4)
     assert len(tiny.resample(three, keep=["head"], hypotheses=2).people) == 3
 
 
@@ -203,7 +203,7 @@ def test_implausible_random_people_are_drawn_again(tiny, monkeypatch):
     """Whoever the judge condemns is replaced, the others stay, and the answer depends on seed and number alone."""
     first = [person.tokens for person in tiny.random(4, seed=3, refine=False).people]
     bad = {tokens.tobytes() for tokens in (first[1], first[3])}
-    condemned = [tiny._decode(np.frombuffer(key, np.uint16).reshape(1, -1))[0] for key in bad]
+    condemned = [tiny.decode(np.frombuffer(key, np.uint16).reshape(1, -1))[0] for key in bad]
 
     def strict(vertices):
         same = [any(np.allclose(mesh, other, atol=1e-5) for other in condemned) for mesh in vertices.numpy()]
@@ -220,6 +220,6 @@ def test_implausible_random_people_are_drawn_again(tiny, monkeypatch):
 def test_spread_of_joints_is_that_of_canonical_joints(tiny, crowd):
     crowd(1)
     person = tiny.recover(BLANK, 4, refine=False).people[0]
-    joints = tiny._joints(tiny._decode(person.tokens), tiny._joint_set)
+    joints = tiny.joints(tiny.decode(person.tokens), tiny._joint_set)
     assert np.allclose(person.joint_spread, np.sqrt(joints.var(0).sum(-1)), atol=1e-4)
     assert (tiny.recover(BLANK, 1).people[0].joint_spread == 0).all()
