@@ -35,7 +35,7 @@ KNOWN, UNKNOWN = np.array([0.45, 0.66, 0.95]), np.array([0.86, 0.84, 0.80])
 
 
 class Iteration(NamedTuple):
-    """A moment of a generation: tokens (T), those not yet drawn at their likeliest, and which are drawn (T) bool."""
+    """A moment of a generation: tokens (T), and which are drawn (T) bool; the others as the model would answer now."""
 
     tokens: np.ndarray
     known: np.ndarray

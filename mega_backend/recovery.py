@@ -14,7 +14,7 @@ from .body import Body
 from .explain import Iteration
 from .locking import hold, neighbour_means, part_numbers
 from .model.conditioning import landmark_features
-from .model.sampling import Samples, row_generator
+from .model.sampling import Samples, likeliest, row_generator
 from .people import Crop, Detection, square_crop
 from .plausibility import Judge
 from .refinement import Framing, Refiner, landmark_trust, refined
@@ -219,8 +219,9 @@ class Recoverer:
 
         def logits(tokens: torch.Tensor, visible: torch.Tensor, condition: Any = None) -> torch.Tensor:
             answer = self.model.logits(tokens, visible, condition)
-            likeliest = torch.where(visible, tokens, answer.argmax(-1))
-            seen.append(Iteration(likeliest[0].cpu().numpy(), visible[0].cpu().numpy()))
+            guess = likeliest(answer.float().log_softmax(-1), self.model.codebook)
+            guess = torch.where(visible, tokens, guess)
+            seen.append(Iteration(guess[0].cpu().numpy(), visible[0].cpu().numpy()))
             return answer
 
         watched.logits = logits

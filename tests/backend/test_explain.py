@@ -27,6 +27,8 @@ def test_the_generation_shown_is_the_first_sample(tiny, one):
         assert (after.tokens[before.known] == before.tokens[before.known]).all()
     samples = tiny.recover(PICTURE, 2, seed=4, found=[one]).people[0]
     assert np.array_equal(samples.tokens[1], path[-1].tokens)
+    # What is not drawn yet is shown as the model would answer now: at first, its one best answer.
+    assert np.array_equal(samples.tokens[0], path[0].tokens)
 
 
 def test_the_cover_hides_legs_and_nothing_else(one):
