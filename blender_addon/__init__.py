@@ -17,10 +17,11 @@ from . import (
     properties,
     session,
 )
+from .scene import shading
 
 MODULES = (
     preferences, properties, clip_properties, operators, panels, panels_clip, menus, session, legend, chooser,
-    command_line,
+    shading, command_line,
 )  # fmt: skip
 
 

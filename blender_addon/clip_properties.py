@@ -26,13 +26,9 @@ RATES = (
 )
 
 
-class MegaClip(bpy.types.PropertyGroup):
-    """Settings of the panel, saved with the scene."""
+class ClipOptions:
+    """What the panel and the operator both ask for. Mix in before a Blender type."""
 
-    clip: StringProperty(
-        name="Clip", description="A movie file, a folder of pictures, or a picture of a numbered sequence",
-        subtype="FILE_PATH", default="",
-    )  # fmt: skip
     start: IntProperty(name="First Frame", description="Of the clip, which counts from 1", default=1, min=1)
     end: IntProperty(name="Last Frame", description="Of the clip; 0 for its end", default=0, min=0)
     step: IntProperty(name="Step", description="Take every so many frames", default=1, min=1, soft_max=10)
@@ -45,6 +41,15 @@ class MegaClip(bpy.types.PropertyGroup):
     storage: EnumProperty(name="Storage", description="How meshes move", items=STORAGES)
     match: EnumProperty(name="Frame Rate", description="What follows where clip and scene differ", items=RATES)
     set_range: BoolProperty(name="Set Scene Range", description="Let the scene play just the clip", default=True)
+
+
+class MegaClip(ClipOptions, bpy.types.PropertyGroup):
+    """Settings of the panel, saved with the scene."""
+
+    clip: StringProperty(
+        name="Clip", description="A movie file, a folder of pictures, or a picture of a numbered sequence",
+        subtype="FILE_PATH", default="",
+    )  # fmt: skip
 
 
 class MegaMotion(bpy.types.PropertyGroup):

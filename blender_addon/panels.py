@@ -14,6 +14,13 @@ class SidebarPanel:
     bl_category = "MEGA"
 
 
+def split(layout: bpy.types.UILayout) -> bpy.types.UILayout:
+    """The layout with names left of their values, as Blender's own panels have them."""
+    layout.use_property_split = True
+    layout.use_property_decorate = False
+    return layout
+
+
 def _draw_people(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
     """Who was found in the picture, to choose from."""
     if not found.is_current(settings):
@@ -44,9 +51,7 @@ class MEGA_PT_recover(SidebarPanel, bpy.types.Panel):
     bl_label = "Recover"
 
     def draw(self, context: bpy.types.Context) -> None:
-        layout, settings = self.layout, context.scene.mega
-        layout.use_property_split = True
-        layout.use_property_decorate = False
+        layout, settings = split(self.layout), context.scene.mega
         layout.row().prop(settings, "source", expand=True)
         row = layout.row(align=True)
         if settings.source == "FILE":
@@ -77,9 +82,7 @@ class MEGA_PT_image(bpy.types.Panel):
         return context.space_data.image is not None
 
     def draw(self, context: bpy.types.Context) -> None:
-        layout, settings = self.layout, context.scene.mega
-        layout.use_property_split = True
-        layout.use_property_decorate = False
+        layout, settings = split(self.layout), context.scene.mega
         layout.prop(settings, "hypotheses")
         layout.prop(settings, "seed")
         image = context.space_data.image
@@ -101,11 +104,18 @@ class MEGA_PT_sampling(SidebarPanel, bpy.types.Panel):
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context: bpy.types.Context) -> None:
-        layout, settings = self.layout, context.scene.mega
-        layout.use_property_split = True
-        layout.use_property_decorate = False
+        layout, settings = split(self.layout), context.scene.mega
         layout.prop(settings, "steps")
         layout.prop(settings, "temperature")
+
+
+def _shown_label(person: bpy.types.Object, count: int) -> str:
+    shown = person.mega.hypothesis
+    if hypotheses.is_mixed(person):
+        return text.say("Blend, mostly of {shown}", shown=shown)
+    if shown:
+        return text.say("Alternative {shown} of {count}", shown=shown, count=count - 1)
+    return text.say("Best Guess")
 
 
 class MEGA_PT_person(SidebarPanel, bpy.types.Panel):
@@ -122,12 +132,7 @@ class MEGA_PT_person(SidebarPanel, bpy.types.Panel):
         count = hypotheses.count(person)
         column = layout.column(align=True)
         column.enabled = count > 1
-        shown = min(person.mega.hypothesis, count - 1)
-        column.label(
-            text=text.say("Alternative {shown} of {count}", shown=shown, count=count - 1)
-            if shown
-            else text.say("Best Guess")
-        )
+        column.label(text=_shown_label(person, count))
         row = column.row(align=True)
         row.operator("mega.step", text="", icon="TRIA_LEFT").step = -1
         row.prop(person.mega, "hypothesis", text="")
@@ -170,15 +175,23 @@ class MEGA_PT_locks(SidebarPanel, bpy.types.Panel):
         layout.label(text=text.say("Seed {seed}", seed=note.seed))
 
 
+class MEGA_PT_armature(SidebarPanel, bpy.types.Panel):
+    bl_idname = "MEGA_PT_armature"
+    bl_label = "Armature"
+    bl_parent_id = "MEGA_PT_person"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, _context: bpy.types.Context) -> None:
+        self.layout.operator("mega.add_armature", icon="ARMATURE_DATA")
+
+
 class MEGA_PT_random(SidebarPanel, bpy.types.Panel):
     bl_idname = "MEGA_PT_random"
     bl_label = "Random People"
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context: bpy.types.Context) -> None:
-        layout, settings = self.layout, context.scene.mega
-        layout.use_property_split = True
-        layout.use_property_decorate = False
+        layout, settings = split(self.layout), context.scene.mega
         layout.prop(settings, "random_count")
         layout.prop(settings, "seed")
         layout.row().prop(settings, "random_arrange", expand=True)
@@ -194,6 +207,7 @@ CLASSES = (
     MEGA_PT_person,
     MEGA_PT_locks,
     MEGA_PT_blend,
+    MEGA_PT_armature,
     MEGA_PT_random,
     MEGA_PT_image,
 )

@@ -5,12 +5,10 @@ from __future__ import annotations
 import bpy
 
 from . import status
-from .panels import SidebarPanel
+from .panels import SidebarPanel, split
 
 
 def _settings(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
-    layout.use_property_split = True
-    layout.use_property_decorate = False
     column = layout.column(align=True)
     column.prop(settings, "start")
     column.prop(settings, "end")
@@ -24,9 +22,7 @@ class MEGA_PT_clip(SidebarPanel, bpy.types.Panel):
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context: bpy.types.Context) -> None:
-        layout, settings = self.layout, context.scene.mega_clip
-        layout.use_property_split = True
-        layout.use_property_decorate = False
+        layout, settings = split(self.layout), context.scene.mega_clip
         row = layout.row(align=True)
         row.prop(settings, "clip")
         row.operator("mega.choose_clip", text="", icon="FILE_MOVIE")
@@ -43,9 +39,7 @@ class MEGA_PT_clip_options(SidebarPanel, bpy.types.Panel):
     bl_options = {"DEFAULT_CLOSED"}
 
     def draw(self, context: bpy.types.Context) -> None:
-        layout, settings = self.layout, context.scene.mega_clip
-        layout.use_property_split = True
-        layout.use_property_decorate = False
+        layout, settings = split(self.layout), context.scene.mega_clip
         for name in ("hypotheses", "smoothing", "storage", "match", "set_range"):
             layout.prop(settings, name)
 
@@ -64,23 +58,16 @@ class MEGA_PT_clip_editor(bpy.types.Panel):
         return context.space_data.clip is not None
 
     def draw(self, context: bpy.types.Context) -> None:
-        layout = self.layout
+        layout = split(self.layout)
         _settings(layout, context.scene.mega_clip)
-        layout.operator("mega.recover_clip", icon="TRACKER").clip = context.space_data.clip.name
+        button = layout.row()
+        button.scale_y = 1.5
+        button.operator("mega.recover_clip", icon="TRACKER").clip = context.space_data.clip.name
         status.draw_jobs(layout, context)
+        status.draw_state(layout, context)
 
 
-class MEGA_PT_armature(SidebarPanel, bpy.types.Panel):
-    bl_idname = "MEGA_PT_armature"
-    bl_label = "Armature"
-    bl_parent_id = "MEGA_PT_person"
-    bl_options = {"DEFAULT_CLOSED"}
-
-    def draw(self, _context: bpy.types.Context) -> None:
-        self.layout.operator("mega.add_armature", icon="ARMATURE_DATA")
-
-
-CLASSES = (MEGA_PT_clip, MEGA_PT_clip_options, MEGA_PT_clip_editor, MEGA_PT_armature)
+CLASSES = (MEGA_PT_clip, MEGA_PT_clip_options, MEGA_PT_clip_editor)
 
 
 def register() -> None:

@@ -18,8 +18,12 @@ from bpy.props import (
 from .scene import hypotheses
 
 
-def _show(self: MegaPerson, _context: bpy.types.Context) -> None:
-    hypotheses.show(self.id_data, self.hypothesis)
+def _get_hypothesis(self: MegaPerson) -> int:
+    return hypotheses.number(self.id_data)
+
+
+def _set_hypothesis(self: MegaPerson, value: int) -> None:
+    hypotheses.show(self.id_data, value)
 
 
 class MegaFound(bpy.types.PropertyGroup):
@@ -91,8 +95,8 @@ class MegaPerson(bpy.types.PropertyGroup):
 
     is_person: BoolProperty(name="Recovered Person", description="Whether MEGA made this mesh", default=False)
     hypothesis: IntProperty(
-        name="Alternative", description="Which alternative is shown; 0 is the best guess", default=0, min=0,
-        update=_show,
+        name="Alternative", description="Which alternative is shown; 0 is the best guess", min=0,
+        get=_get_hypothesis, set=_set_hypothesis,
     )  # fmt: skip
     picture: StringProperty(name="Picture", description="The picture this person was recovered from", default="")
     picture_size: IntVectorProperty(

@@ -9,7 +9,7 @@ import bpy
 
 from . import environment, mending, package, text
 from .backend.runner import Backend
-from .backend.state import Phase, Settings
+from .backend.state import MISSING_TEXT, Phase, Settings
 from .jobs import board
 from .mending import Trouble
 
@@ -44,6 +44,12 @@ def _is_local(url: str) -> bool:
     return (urlsplit(url if "//" in url else f"http://{url}").hostname or "") in ("127.0.0.1", "localhost", "::1")
 
 
+def is_missing() -> bool:
+    """Whether there is no backend yet that could be started or reached."""
+    settings = settings_from(package.preferences())
+    return not (settings.remote or settings.python)
+
+
 def status() -> tuple[str, str]:
     """The backend's state for a label: text, icon."""
     state = backend.state
@@ -59,6 +65,8 @@ def status() -> tuple[str, str]:
             return state.text, "ERROR"
     if package.preferences().mode == "REMOTE":
         return text.say("Connects when needed"), "PLAY"
+    if is_missing():
+        return text.say(MISSING_TEXT), "ERROR"
     return text.say("Backend starts when needed"), "PLAY"
 
 
@@ -66,7 +74,7 @@ def redraw() -> None:
     """Draw our panels again, wherever they are visible."""
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
-            if area.type in ("VIEW_3D", "IMAGE_EDITOR", "PREFERENCES"):
+            if area.type in ("VIEW_3D", "IMAGE_EDITOR", "CLIP_EDITOR", "PREFERENCES"):
                 area.tag_redraw()
 
 

@@ -35,7 +35,7 @@ def draw_state(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     state, icon = session.status()
     if problem is None or problem.text != state:
         text.draw(layout, context, state, icon)
-    if problem is None and session.backend.state.phase is Phase.MISSING:
+    if problem is None and session.is_missing() and context.area.type != "PREFERENCES":
         layout.operator("mega.preferences", icon="PREFERENCES")
     elif problem is None and session.backend.state.phase is Phase.FAILED:
         row = layout.row(align=True)

@@ -94,7 +94,7 @@ def recover(
                 if error.status in (0, 401, 403):
                     backend.lost(str(error))
                     raise
-                yield Failed(f"{picture.name}: {error}", str(picture))
+                yield Failed(f"{picture.name}: {error}", str(picture), mending.PICTURE if len(pictures) == 1 else None)
                 continue
             yield Ended(picture, people)
         yield Progress(1.0, "")

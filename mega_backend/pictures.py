@@ -56,7 +56,7 @@ def read(source: str | os.PathLike | bytes | np.ndarray, max_pixels: int = MAX_P
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
-        name, data = "the picture", bytes(source)
+        name, data = "this file", bytes(source)
     else:
         path = Path(source)
         name, data = f"'{path}'", _read_file(path)

@@ -9,6 +9,7 @@ The steps are plain commands, worked out by `plan` and carried out by `run` on a
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 import subprocess
@@ -71,6 +72,7 @@ def is_complete(folder: Path, root: Path) -> bool:
     return mark.read_text(encoding="utf-8").split("\n") == requirements(root)
 
 
+@functools.lru_cache
 def requirements(root: Path) -> list[str]:
     """The backend's dependencies, as the extension's pyproject.toml names them."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -139,13 +141,14 @@ def _carry_out(job: Job, steps: Sequence[Step], request: Request, log) -> Iterat
                 log.flush()
                 lines.append(line)
                 # Packages arrive one by one; how many there will be is not known, so that the bar only creeps.
-                yield Progress(done + step.share * (1 - 0.97 ** len(lines)), f"{step.title}: {_short(line)}")
+                what = step.title if NOISE.match(line) else f"{step.title}: {_short(line)}"
+                yield Progress(done + step.share * (1 - 0.97 ** len(lines)), what)
             if job.cancelled.is_set():
                 return
             if not (lines and lines[-1].startswith(FAILED)):
                 break
         else:
-            raise Trouble(f"{step.title} failed: {_reason(lines[:-1])}. The log is {log.name}.", mending.SET_UP_LOG)
+            raise Trouble(f"{step.title} failed: {_reason(lines[:-1])}.", mending.SET_UP_LOG)
         done += step.share
 
 
@@ -186,8 +189,18 @@ def _short(line: str) -> str:
     return re.sub(r"\s+", " ", line).strip()[:60]
 
 
+NOISE = re.compile(r"\s*(warning|error|exit code|could not fetch)", re.IGNORECASE)
+"""Lines that are no progress: what they are about is said at the end, if it was in the way."""
+HINTS = (
+    (r"no space left", "the disk is full (no space left on device); make room and set up again"),
+    (r"certificate", "the package registry's certificate is not trusted here, as behind the proxy of some networks; "
+                     "ask who runs the network, or give a folder of wheels"),
+    (r"name resolution|dns error|network is unreachable|failed to resolve",
+     "the package registry cannot be reached; connect to the network, or give a folder of wheels"),
+)  # fmt: skip
+"""Causes that have a remedy."""
 CAUSES = (
-    r"no space left|failed to fetch|read-only|permission denied|certificate|name resolution|dns error",
+    r"failed to fetch|read-only|permission denied",
     r"^\s*error",
     r"error",
 )
@@ -195,7 +208,10 @@ CAUSES = (
 
 
 def _reason(lines: Sequence[str]) -> str:
-    """The line that says why a command failed, else its last one."""
+    """Why a command failed: a remedy where one is known, else the line that says most, else the last one."""
+    for pattern, hint in HINTS:
+        if any(re.search(pattern, line, re.IGNORECASE) for line in lines):
+            return hint
     for pattern in CAUSES:
         for line in lines:
             if re.search(pattern, line, re.IGNORECASE):

@@ -31,6 +31,7 @@ class Backend:
         self._changed = threading.Condition(threading.RLock())
         self._process: Process | None = None
         self._wait = False
+        self._unstartable = False
         self._topology: BodyTopology | None = None
         self.progress_text = ""
 
@@ -86,7 +87,7 @@ class Backend:
         mend = mending.LOG
         if self._state.phase is s.Phase.MISSING:
             mend = mending.SET_UP
-        elif self._state.settings.remote:
+        elif self._state.settings.remote or self._unstartable:
             mend = mending.PREFERENCES
         return Trouble(self._state.text or "The backend was stopped.", mend)
 
@@ -132,7 +133,7 @@ class Backend:
 
     def _start(self, settings: s.Settings) -> None:
         holder: list[Process] = []
-        self.progress_text = "Backend: starting"
+        self.progress_text, self._unstartable = "Backend: starting", False
 
         def on_exit(code: int | None, why: str) -> None:
             with self._changed:
@@ -154,7 +155,9 @@ class Backend:
             )
             holder.append(self._process)
         except OSError as error:
-            self.post(s.ProcessExited(None, f"{settings.python} cannot be run ({error.strerror})"))
+            self._unstartable = True
+            why = f"{settings.python} cannot be run ({error.strerror}); choose another Python in the preferences"
+            self.post(s.ProcessExited(None, why))
 
     def _ask(self, url: str, token: str) -> None:
         """Ask until the model is loaded; a backend that is given up in the meantime is not asked again."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import bpy
-from bpy.props import BoolProperty, CollectionProperty, EnumProperty, FloatProperty, IntProperty, StringProperty
+from bpy.props import BoolProperty, CollectionProperty, FloatProperty, IntProperty, StringProperty
 
 from ...mega_backend.protocol_motion import Build, ClipFacts, Moment, VideoParameters
 from .. import clip_properties, package, session, tasks, tasks_clip
@@ -16,11 +16,8 @@ from ..scene import camera, movies
 from ..scene.clip import ClipImporter, Options
 from .job import JobOperator
 
-PANEL = ("start", "end", "step", "hypotheses", "smoothing", "output", "storage", "match", "set_range")
-"""What the panel has where the caller gives nothing."""
 
-
-class MEGA_OT_recover_clip(JobOperator, bpy.types.Operator):
+class MEGA_OT_recover_clip(clip_properties.ClipOptions, JobOperator, bpy.types.Operator):
     """Follow every person through the clip: a moving mesh or an armature each, and a camera that matches"""
 
     bl_idname = "mega.recover_clip"
@@ -33,21 +30,6 @@ class MEGA_OT_recover_clip(JobOperator, bpy.types.Operator):
     clip: StringProperty(name="Movie Clip", description="A movie clip that is open in Blender, in place of a file")
     directory: StringProperty(subtype="DIR_PATH", options={"SKIP_SAVE", "HIDDEN"})
     files: CollectionProperty(type=bpy.types.OperatorFileListElement, options={"SKIP_SAVE", "HIDDEN"})
-    start: IntProperty(name="First Frame", description="Of the clip, which counts from 1", default=1, min=1)
-    end: IntProperty(name="Last Frame", description="Of the clip; 0 for its end", default=0, min=0)
-    step: IntProperty(name="Step", description="Take every so many frames", default=1, min=1)
-    hypotheses: IntProperty(
-        name="Alternatives", description="Meshes to choose from in each frame", default=5, min=1, max=100
-    )
-    smoothing: EnumProperty(
-        name="Smoothing", description="Of the motion", items=clip_properties.SMOOTHINGS, default="light"
-    )
-    output: EnumProperty(name="Output", description="What is made of each person", items=clip_properties.OUTPUTS)
-    storage: EnumProperty(name="Storage", description="How meshes move", items=clip_properties.STORAGES)
-    match: EnumProperty(
-        name="Frame Rate", description="What follows where clip and scene differ", items=clip_properties.RATES
-    )
-    set_range: BoolProperty(name="Set Scene Range", description="Let the scene play just the clip", default=True)
     seed: IntProperty(
         name="Seed", description="The same seed gives the same motion again", default=0, min=0, max=2**31 - 1
     )
@@ -72,7 +54,7 @@ class MEGA_OT_recover_clip(JobOperator, bpy.types.Operator):
 
     def make_job(self, context: bpy.types.Context) -> Job:
         source = self._source(context)
-        chosen = {name: self._value(context, name) for name in PANEL}
+        chosen = {name: self._value(context, name) for name in clip_properties.ClipOptions.__annotations__}
         start, step = chosen["start"] - 1, chosen["step"]
         stop = chosen["end"] or None
         if stop is not None and stop <= start:

@@ -146,7 +146,7 @@ class MEGA_OT_choose_people(SourceOperator, bpy.types.Operator):
     def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         settings = context.scene.mega
         gone = not any(area == self._area for area in context.window.screen.areas)
-        if gone or not settings.found_in or chooser.state.area != self._area.as_pointer():
+        if gone or not found.is_current(settings) or chooser.state.area != self._area.as_pointer():
             return self._close(context, gone)
         if event.type == "ESC" and event.value == "PRESS":
             return self._close(context)

@@ -12,7 +12,7 @@ from bpy.props import BoolProperty, CollectionProperty, EnumProperty, FloatPrope
 from ...mega_backend.protocol import RecoverParameters
 from .. import chooser, session, tasks
 from ..jobs import Job, board
-from ..mending import Trouble
+from ..mending import FIND, Trouble
 from ..scene import camera, found
 from ..scene.origin import Origin
 from ..scene.recovery import Importer
@@ -95,7 +95,8 @@ class MEGA_OT_recover(SourceOperator, JobOperator, bpy.types.Operator):
                 if made is not None:
                     self._made_person(context, made)
             case tasks.Ended(picture, 0):
-                self.problem(f"Nobody was found in {picture.name}.")
+                text = f"Nobody was found in {picture.name}; Find People lets you draw a box round each person."
+                self.problem(text, FIND if len(self._images) == 1 else None)
 
     def anything(self) -> bool:
         return self._people > 0
@@ -105,7 +106,9 @@ class MEGA_OT_recover(SourceOperator, JobOperator, bpy.types.Operator):
 
     def _made_person(self, context: bpy.types.Context, made: bpy.types.Object) -> None:
         self._people += 1
-        if context.mode == "OBJECT":  # somebody who works inside a mesh meanwhile is not thrown out of it
+        # The first one of a picture, the largest: whoever goes on with it is not interrupted when the others arrive.
+        first = len(self._importer.objects) == 1
+        if first and context.mode == "OBJECT":  # nor is somebody who works inside a mesh meanwhile
             for other in context.view_layer.objects.selected:
                 other.select_set(False)
             made.select_set(True)

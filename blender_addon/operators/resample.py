@@ -65,7 +65,6 @@ class MEGA_OT_resample(JobOperator, PersonOperator, bpy.types.Operator):
             return
         person.replace(chosen, event.message.arrays)
         chosen.mega.seed = self._seed
-        chosen.mega.hypothesis = 0
         hypotheses.show(chosen, 0)
         if bpy.context.scene.mega.show_uncertainty:
             uncertainty.paint(chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bpy
 from bpy.props import BoolProperty
 
-from ..scene import person, uncertainty
+from ..scene import person, shading, uncertainty
 
 
 class MEGA_OT_show_uncertainty(bpy.types.Operator):
@@ -30,10 +30,5 @@ class MEGA_OT_show_uncertainty(bpy.types.Operator):
             painted = [uncertainty.paint(each) for each in person.people(context.scene.objects)]
             if not any(painted):
                 self.report({"WARNING"}, "These people have no alternatives that could differ")
-        for area in context.screen.areas if context.screen else ():
-            if area.type == "VIEW_3D":
-                shading = area.spaces.active.shading
-                if self.show and shading.type in ("WIREFRAME", "SOLID"):
-                    shading.type = "SOLID"
-                shading.color_type = "VERTEX" if self.show else "MATERIAL"
+        shading.follow(context.scene)
         return {"FINISHED"}

@@ -24,6 +24,22 @@ def show(person: bpy.types.Object, index: int) -> None:
         key.value = float(number == index and number > 0)
 
 
+def number(person: bpy.types.Object) -> int:
+    """Which hypothesis is shown, also where curves or a hand move the keys; of a mix the one that it has most of."""
+    keys = person.data.shape_keys if person.type == "MESH" else None
+    if keys is None:
+        return 0
+    values = [key.value for key in keys.key_blocks[1:]]
+    shares = [1.0 - sum(values), *values]
+    return shares.index(max(shares))
+
+
+def is_mixed(person: bpy.types.Object) -> bool:
+    """Whether what is shown is a mix of several hypotheses."""
+    keys = person.data.shape_keys
+    return keys is not None and any(abs(key.value) > 1e-3 and abs(key.value - 1) > 1e-3 for key in keys.key_blocks[1:])
+
+
 def shown(person: bpy.types.Object) -> np.ndarray:
     """(V,3) as the shape keys are mixed now, in the object's own space."""
     keys = person.data.shape_keys
@@ -38,14 +54,11 @@ def shown(person: bpy.types.Object) -> np.ndarray:
 def keep(person: bpy.types.Object) -> None:
     """Make what is shown now the one shape of the mesh; the other alternatives go."""
     shape = shown(person)
-    tokens = people.stored(person).get("tokens")
-    if tokens is not None:
-        number = min(person.mega.hypothesis, len(tokens) - 1)
-        arrays = people.stored(person)
-        chosen = {name: arrays[name][number : number + 1] for name in people.PER_HYPOTHESIS if name in arrays}
-        people.store(person, chosen)
+    arrays, row = people.stored(person), number(person)
+    chosen = {name: arrays[name][row : row + 1] for name in people.PER_HYPOTHESIS if row < len(arrays.get(name, ()))}
+    people.store(person, chosen)
     people.set_hypotheses(person, shape[None])
-    person.mega.hypothesis = 0
+    person.data.shape_keys.animation_data_clear()  # there is nothing left to morph between
 
 
 def keyframe(person: bpy.types.Object, frame: float) -> None:

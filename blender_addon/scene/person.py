@@ -46,14 +46,18 @@ def add_plain(name: str, vertices: np.ndarray, topology: BodyTopology) -> bpy.ty
 
 
 def set_hypotheses(person: bpy.types.Object, vertices: np.ndarray) -> None:
-    """Shape keys (N,V,3) in the object's own space, in place of those it has."""
-    if person.data.shape_keys is not None:
-        person.shape_key_clear()
+    """Shape keys (N,V,3) in the object's own space, in place of those it has, which keep their keyframes."""
     person.data.vertices.foreach_set("co", vertices[0].astype(np.float32).ravel())
     for index, shape in enumerate(vertices):
-        key = person.shape_key_add(name=KEY_NAME.format(index), from_mix=False)
+        blocks = person.data.shape_keys.key_blocks if person.data.shape_keys else ()
+        if index < len(blocks):
+            key = blocks[index]
+        else:
+            key = person.shape_key_add(name=KEY_NAME.format(index), from_mix=False)
         key.points.foreach_set("co", shape.astype(np.float32).ravel())
         key.value = 0.0
+    for key in person.data.shape_keys.key_blocks[len(vertices) :][::-1]:
+        person.shape_key_remove(key)
     person.data.update()
 
 

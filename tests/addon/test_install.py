@@ -88,14 +88,24 @@ def test_it_comes_to_an_end_with_progress_and_a_log_and_can_be_removed(install, 
     assert not install.is_complete(wanted.folder, ROOT) and not wanted.folder.exists()
 
 
-def test_a_failure_is_a_sentence_with_the_reason(install, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("error: No space left on device", "make room"),
+        ("WARNING: Retrying (SSLError(CERTIFICATE_VERIFY_FAILED)) after connection broken", "give a folder of wheels"),
+        ("error: Failed to resolve 'pypi.org' (Temporary failure in name resolution)", "connect to the network"),
+        ("error: no wheel of torch fits", "no wheel of torch fits"),
+    ],
+)
+def test_a_failure_is_a_sentence_with_the_reason(install, tmp_path, monkeypatch, line, said):
     from mega_mesh_recovery.blender_addon.jobs import Failed, Job
 
-    script = "import sys; print('Resolving'); print('error: No space left on device'); print('x'); sys.exit(2)"
+    script = f"import sys; print('Resolving'); print({line!r}); print('x'); sys.exit(2)"
     fake_uv(tmp_path, monkeypatch, script)
     wanted = request(install, tmp_path)
     *_, last = Job("Set Up", install.run(wanted, tmp_path / "log.txt")).run()
-    assert isinstance(last, Failed) and "No space left on device" in last.text and "log.txt" in last.text
+    assert isinstance(last, Failed) and said in last.text
+    assert line in (tmp_path / "log.txt").read_text()
     assert not install.is_complete(wanted.folder, ROOT)
 
 

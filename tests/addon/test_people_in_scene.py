@@ -57,6 +57,54 @@ def test_a_re_roll_sends_what_is_shown_and_replaces_the_alternatives(blender, pe
     np.testing.assert_allclose(after[0], before[0], atol=1e-5)  # the fake's hypothesis 0 is always the same
 
 
+def test_a_re_roll_keeps_the_keyframes(blender, person):
+    """The body morphs between the new alternatives where it did between those of before."""
+    scene = blender.context.scene
+    for frame, shown in ((1, 1), (11, 3)):
+        scene.frame_set(frame)
+        person.mega.hypothesis = shown
+        blender.ops.mega.keyframe()
+    before = keys(person)
+    blender.ops.mega.resample(seed=9, hypotheses=4)
+    assert not np.allclose(keys(person)[1:], before[1:])
+    for frame, shown in ((1, 1), (11, 3)):
+        scene.frame_set(frame)
+        assert person.mega.hypothesis == shown
+    scene.frame_set(6)
+    assert [round(key.value, 2) for key in person.data.shape_keys.key_blocks] == [0, 0.5, 0, 0.5]
+
+
+def test_what_is_shown_follows_the_curves(blender, person):
+    from mega_mesh_recovery.blender_addon.scene import hypotheses
+
+    blocks = person.data.shape_keys.key_blocks
+    blocks[2].value = 1.0
+    assert person.mega.hypothesis == 2 and not hypotheses.is_mixed(person)
+    blocks[2].value, blocks[1].value = 0.3, 0.2
+    assert person.mega.hypothesis == 0 and hypotheses.is_mixed(person)
+    blender.ops.mega.step(step=-1)
+    assert person.mega.hypothesis == 3 and not hypotheses.is_mixed(person)
+    person.mega.hypothesis = 99
+    assert person.mega.hypothesis == 3  # there are no more
+
+
+def test_the_views_show_what_the_scene_says_after_undo_too(blender, person):
+    from mega_mesh_recovery.blender_addon.scene import shading
+
+    views = [area for area in blender.context.window.screen.areas if area.type == "VIEW_3D"]
+    colours = [area.spaces.active.shading for area in views]
+    if not colours:
+        pytest.skip("this Blender starts without a 3D view")
+    colours[0].type, colours[0].color_type = "SOLID", "OBJECT"
+    blender.ops.mega.show_uncertainty(show=True)
+    assert colours[0].color_type == "VERTEX"
+    blender.context.scene.mega.show_uncertainty = False  # as undo does
+    for handler in blender.app.handlers.undo_post:
+        if handler.__module__ == shading.__name__:
+            handler(blender.context.scene)
+    assert colours[0].color_type == "OBJECT"
+
+
 def test_a_re_roll_after_the_file_was_reopened(blender, person, tmp_path, backend_app):
     name = person.name
     blender.ops.wm.save_as_mainfile(filepath=str(tmp_path / "a.blend"))

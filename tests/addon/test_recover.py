@@ -101,6 +101,7 @@ def test_several_pictures_and_a_bad_one_among_them(blender, photo, tmp_path):
     assert result == {"FINISHED"}
     assert len(people(blender)) == 4
     assert {"park", "tall"} <= {c.name for c in blender.data.collections}
+    assert blender.context.active_object.name == "tall Person 1"  # the largest, not whoever came last
 
 
 @pytest.mark.parametrize(
@@ -160,6 +161,7 @@ def test_alternatives_are_stepped_through_kept_and_keyframed(blender, photo):
     shape = coordinates(keys[1].points)
     blender.ops.mega.keep()
     assert [key.name for key in person.data.shape_keys.key_blocks] == ["Hypothesis 0"]
+    assert person.data.shape_keys.animation_data is None
     np.testing.assert_array_equal(coordinates(person.data.vertices), shape)
 
 

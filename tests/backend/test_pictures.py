@@ -189,7 +189,7 @@ def test_a_tiff_in_millions_of_pieces_is_refused_before_they_are_looked_at(order
         data = mark + struct.pack(order + "HIH", 42, 8, len(tags))
         data += b"".join(struct.pack(order + "HHII", *tag) for tag in tags)
     data += bytes(4 * count)
-    with pytest.raises(PictureError, match="the picture is a TIFF in far too many pieces"):
+    with pytest.raises(PictureError, match="this file is a TIFF in far too many pieces"):
         pictures.read(data)
     assert pictures.announced_size(data) is None
     assert pictures.announced_size(data[:100]) is None
