@@ -6,17 +6,14 @@ follow one person through a video; several people in one picture need the two ne
 graph of its own. Cropping, projecting back and choosing happen in `find.py`, where they can be seen and tested.
 """
 
-import contextlib
 import os
 import re
-import sys
-import tempfile
 import warnings
-from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 
+from mega_backend.quiet import standard_error_without
 from mega_backend.turns import Pool
 
 DETECTOR_SIDE = 224
@@ -99,7 +96,8 @@ class PoseNetwork:
 
     def __init__(self, lanes: int | None = None) -> None:
         self.lanes = lanes or min(4, os.cpu_count() or 1)
-        with _quiet():
+        warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype")
+        with standard_error_without(_LOG_NOISE):
             import mediapipe
             from mediapipe.framework.formats import rect_pb2
             from mediapipe.python import packet_creator, packet_getter
@@ -205,23 +203,3 @@ class _Graph:
 def shared_network() -> PoseNetwork:
     """The networks of this process, loaded at the first call (about two seconds)."""
     return PoseNetwork()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back MediaPipe's start-up chatter on the process's standard error; pass on all else."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype")
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)
-            held.seek(0)
-            for line in held:
-                if not _LOG_NOISE.match(line):
-                    os.write(2, line)

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     endings = ", ".join(outputs.FORMATS[:-1])
     add("-o", "--output", action="append", default=[], metavar="OUT",
         help=f"a file ending in {endings} or {outputs.FORMATS[-1]}; repeat for several")  # fmt: skip
-    add("--overlay", metavar="OUT.mp4", help="draw the bodies over the clip")
+    add("--overlay", metavar="OUT.webm", help="draw the bodies over the clip: .webm for browsers, or .mp4")
     add("--opacity", type=float, default=0.9, metavar="A", help="of the drawn bodies, 0 to 1 (0.9)")
     add("--start", type=int, default=0, metavar="F", help="first frame (0)")
     add("--stop", type=int, metavar="F", help="frame to stop before (the end)")
@@ -37,11 +37,11 @@ def main(options: argparse.Namespace) -> int:
     """Run the command. Ctrl-C writes the frames that are done; the same command then goes on where it stopped."""
     targets = [*options.output, *filter(None, [options.overlay])]
     if not targets:
-        raise OutputError("nothing to write: give -o OUT or --overlay OUT.mp4")
+        raise OutputError("nothing to write: give -o OUT or --overlay OUT.webm")
     for output in options.output:
         outputs.check_format(output)
-    if options.overlay and Path(options.overlay).suffix.lower() != ".mp4":
-        raise OutputError(f"'{options.overlay}' must end in .mp4")
+    if options.overlay:
+        outputs.check_overlay(options.overlay)
     from tqdm import tqdm
 
     import mega_backend

@@ -1,8 +1,9 @@
-"""The recovered bodies drawn over their clip, as an MP4."""
+"""The recovered bodies drawn over their clip, as a video."""
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,9 @@ import torch
 
 from mega_backend import overlay
 from mega_backend.files import OutputError, open_to_others
+from mega_backend.quiet import standard_error_without
+
+from . import outputs
 
 if TYPE_CHECKING:
     from mega_backend.body import Body
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
     from .motion import FrameResult
 
 LONGER_SIDE = 1280
+_TAG_NOISE = re.compile(rb"OpenCV: FFMPEG: tag ")
+"""WebM does not have the four letters by which OpenCV names a codec, which it says and needs not."""
 
 
 def draw_frame(
@@ -61,20 +67,36 @@ def write_overlay(
     opacity: float = 0.9,
     progress: Callable[[], None] | None = None,
 ) -> Path:
-    """Draw all results over their frames into an .mp4 (MPEG-4 part 2, which Blender and players read).
+    """Draw all results over their frames into a file that ends as one of `outputs.CODECS` says.
 
     Frames that could not be read show the one before.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    path = Path(path)
-    if path.suffix.lower() != ".mp4":
-        raise OutputError(f"'{path}' must end in .mp4")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = outputs.check_overlay(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, scratch = tempfile.mkstemp(
+            prefix=f".{path.stem[:80]}.", suffix=path.suffix.lower(), dir=path.parent
+        )
+        os.close(descriptor)
+        try:
+            _write(results, clip, body, focal_length, scratch, opacity, progress)
+            open_to_others(scratch)
+            os.replace(scratch, path)
+        except BaseException:
+            Path(scratch).unlink(missing_ok=True)
+            raise
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"'{path}' cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def _write(results, clip, body, focal_length, path: str, opacity, progress) -> None:
     by_index = {frame.index: frame for frame in results}
-    descriptor, scratch = tempfile.mkstemp(prefix=f".{path.stem[:80]}.", suffix=".mp4", dir=path.parent)
-    os.close(descriptor)
     writer = None
     try:
         for frame in clip:
@@ -83,20 +105,23 @@ def write_overlay(
             if frame.picture is not None:
                 drawn = draw_frame(frame.picture, by_index[frame.index], body, focal_length, opacity)[..., ::-1]
                 if writer is None:
-                    size = (drawn.shape[1], drawn.shape[0])
-                    writer = cv2.VideoWriter(scratch, cv2.VideoWriter_fourcc(*"mp4v"), clip.rate / clip.step, size)
-                    if not writer.isOpened():
-                        raise OutputError(f"'{path}' cannot be written: this OpenCV makes no MP4 files")
-            if writer is not None:
+                    writer = _open(path, clip.rate / clip.step, (drawn.shape[1], drawn.shape[0]))
+                writer.write(np.ascontiguousarray(drawn))
+            elif writer is not None:
                 writer.write(np.ascontiguousarray(drawn))
             if progress is not None:
                 progress()
-        if writer is None:
-            raise OutputError("there is no frame to draw on")
-        writer.release()
-        open_to_others(scratch)
-        os.replace(scratch, path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
-    return path
+    finally:
+        if writer is not None:
+            writer.release()
+    if writer is None:
+        raise OutputError("there is no frame to draw on")
+
+
+def _open(path: str, rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
+    code = cv2.VideoWriter_fourcc(*outputs.CODECS[Path(path).suffix])
+    with standard_error_without(_TAG_NOISE):
+        writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, code, rate, size)
+    if not writer.isOpened():
+        raise OutputError(f"this OpenCV makes no {Path(path).suffix} files: choose another ending")
+    return writer

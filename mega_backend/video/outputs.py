@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 USD = (".usd", ".usda", ".usdc")
 FORMATS = (".npz", ".glb", *USD, ".bvh", ".pc2")
+CODECS = {".webm": "VP80", ".mp4": "mp4v"}
+"""Overlays, in what OpenCV's own FFmpeg can write: VP8, which browsers and players show, and MPEG-4 part 2, which
+editing programs and players read and browsers do not. It has no H.264; its VP9 takes ten times as long."""
 _ARRAYS = ("track", "rotations", "shape", "translation", "joints", "box", "landmarks", "hypothesis")
 
 
@@ -44,6 +48,14 @@ def check_format(output: str | Path) -> str:
 
         check_available()
     return ending
+
+
+def check_overlay(path: str | os.PathLike) -> Path:
+    """An overlay's path. Raises OutputError unless its ending is one that can be written."""
+    path = Path(path)
+    if path.suffix.lower() not in CODECS:
+        raise OutputError(f"'{path}' must end in {' or '.join(CODECS)}")
+    return path
 
 
 def save(results: Sequence[FrameResult], output: str | Path, body: Body, shot: Shot) -> list[Path]:

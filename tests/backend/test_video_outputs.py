@@ -6,15 +6,19 @@ import struct
 import subprocess
 import sys
 
+import browser
 import numpy as np
 import pytest
 import torch
+from movies import movie
 from scipy.spatial.transform import Rotation
 
 from mega_backend.body import Body
 from mega_backend.files import OutputError
 from mega_backend.video import outputs
 from mega_backend.video.animation import animations, steady
+from mega_backend.video.clips import Clip
+from mega_backend.video.drawing import write_overlay
 from mega_backend.video.motion import FrameResult, TrackedPerson
 from mega_backend.video.outputs import Shot
 
@@ -242,3 +246,29 @@ def test_blender_reads_all_of_them(body, results, tmp_path):
     names = ("root", "lowerleg01.L", "foot.R", "lowerarm01.L", "wrist.R", "head")
     expected = heads[[body.joint_names.index(name) for name in names]]
     assert np.linalg.norm(np.array(answer["bvh"]) - expected, axis=1).max() < 0.02
+
+
+def test_a_browser_plays_the_overlay(results, body, tmp_path):
+    if not browser.available():
+        pytest.skip("needs chromium and chromedriver")
+    clip = Clip(movie(tmp_path / "clip.mp4", frames=FRAMES))
+    path = write_overlay(results, clip, body, SHOT.focal_length, tmp_path / "over.webm")
+    (tmp_path / "page.html").write_text(f'<video src="{path.name}" muted></video>')
+    window = browser.Browser(tmp_path)
+    try:
+        window.open((tmp_path / "page.html").as_uri())
+        window.wait("document.querySelector('video').readyState >= 2")
+        assert window.run("return document.querySelector('video').videoWidth") == 96
+        assert window.run("return document.querySelector('video').duration") == pytest.approx(
+            FRAMES / clip.rate, abs=0.1
+        )
+    finally:
+        window.close()
+
+
+def test_an_overlay_that_cannot_be_written_says_so(results, body, tmp_path):
+    clip = Clip(movie(tmp_path / "clip.mp4", frames=2))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_overlay(results, clip, body, SHOT.focal_length, tmp_path / "file" / "over.webm")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "file"]
