@@ -1,31 +1,36 @@
 """Training speed of the stages: samples a second, and the share of the time that is spent waiting for data.
 
     python -m benchmarks.training image_reader [KEY=VALUE …] [--steps 60]
-    python -m benchmarks.training --mocap MOCAP [--only image_reader masked …]
+    python -m benchmarks.training [--only image_reader mega_resnet50 …] [--mocap MOCAP]
 
 The first runs the first steps of one configuration in a temporary folder and reads what the training loop itself noted;
 the first third is left out, in which workers start, kernels are chosen and small pictures are decoded for good. Waiting
 is what the network waits for: on a GPU, work that was sent there and is not done yet does not count. Samples per second
 of CPU time, of this process alone, say on a busy machine what the clock cannot.
 
-The second does so for every stage of the bundled body, on data that it makes first (a bank of bodies, rendered
-pictures; a minute or two), and prints a table.
+The second does so for every stage, of the bundled body and of the papers' models at their published sizes, on data that
+it makes first (a bank of bodies, rendered pictures, stand-ins for licensed files; a minute or two), and prints a table.
+Without motion capture all poses are synthetic.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks import stand_in
 from mega_backend import checkpoint
 from mega_backend.body import Body
-from train import config, loop
+from train import config, loop, smpl_tokenizer
 from train.data import bank, synthetic_pictures
 from train.data.bodies import BodySampler
 from train.hmr import HmrConfig, MaskedTask, RegressorTask
@@ -48,7 +53,7 @@ class Speed(NamedTuple):
     waiting: float
 
 
-def prepare(source: str, overrides: list[str]) -> tuple[loop.Task, loop.LoopConfig, int]:
+def prepare(source: str, overrides: list[str], mocap: Path | None) -> tuple[loop.Task, loop.LoopConfig, int]:
     """Task, settings of the loop, and samples of a step of any stage's configuration."""
     stage = config.peek(source, overrides, "stage")
     if stage == "image_reader":
@@ -68,15 +73,19 @@ def prepare(source: str, overrides: list[str]) -> tuple[loop.Task, loop.LoopConf
         settings = config.load(SmplTokenizerConfig, source, overrides)
         return SmplTokenizer(settings), settings.loop, settings.batch * settings.loop.shards
     settings = config.load(TokenizerConfig, source, overrides)
-    return Tokenizer(settings, Body.bundled()), settings.loop, settings.batch * settings.loop.shards
+    return (
+        Tokenizer(settings, Body.bundled(), sampler(mocap or settings.mocap)),
+        settings.loop,
+        settings.batch * settings.loop.shards,
+    )
 
 
-def measure(source: str, overrides: list[str], steps: int) -> Speed:
+def measure(source: str, overrides: list[str], steps: int, mocap: Path | None = None) -> Speed:
     """Speed over the last two thirds of the steps."""
     every = max(1, steps // 3)
     changes = [f"loop.steps={3 * every}", f"loop.log_every={every}", "loop.warmup_steps=0"]
     changes += [f"loop.validate_every={10**9}", "loop.checkpoint_minutes=1000"]
-    task, settings, samples = prepare(source, [*overrides, *changes])
+    task, settings, samples = prepare(source, [*overrides, *changes], mocap)
     task.validate = dict  # held-out data are no part of the speed
     task.pictures = dict
     marks, begin = [], task.begin_step
@@ -97,35 +106,96 @@ def measure(source: str, overrides: list[str], steps: int) -> Speed:
     return Speed(samples, samples * harmonic, per_cpu_second, sum(waiting) / len(waiting))
 
 
-def stages(folder: Path, mocap: Path, only: list[str]) -> dict[str, tuple[list[str], int]]:
-    """{configuration: (overrides, steps)} of the stages that are asked for, over data made in a folder."""
+# One shard of a step, and so few samples, as one processor takes; the published batches are for four GPUs.
+LITTLE = ["loop.shards=1", "batch=2", "loop.workers=1"]
+PUBLISHED = {
+    "mesh_vqvae_smpl": ([], 9),
+    "pretrain_smpl": (["loop.shards=1", "batch=8"], 6),
+    "mega_resnet50": ([*LITTLE, "start=null"], 6),
+    "mega_hrnet": ([*LITTLE, "start=null"], 6),
+    "vqhps_resnet50": (LITTLE, 6),
+    "vqhps_hrnet": (LITTLE, 6),
+}
+"""{configuration: (overrides, steps)} of the papers' models; ViT-H needs 16 GB and is left to the first form."""
+
+
+def bundled(folder: Path) -> dict[str, tuple[list[str], int]]:
+    """{configuration: (overrides, steps)} of the stages of the bundled body, over data in a folder."""
     bodies = [f"bank={folder}/bank.pt", f"validation={folder}/bank.pt"]
-    landmarks = [*(f"data.{setting}" for setting in bodies), "tokenizer=mega_backend/assets/default"]
+    landmarks = [*(f"data.{setting}" for setting in bodies), "tokenizer=default"]
     source = f"file: {folder}/pictures/people.npz, pictures: {folder}/pictures/pictures"
     pictures = [f"sources=[{{{source}, keep: true}}]", "validation=null"]
-    table = {
-        "tokenizer": ([f"mocap={mocap}"], 60),
+    on_tokens = [*pictures, "tokenizer=default"]
+    behind_reader = [*on_tokens, "landmark_model=default"]
+    return {
+        "tokenizer": ([], 60),
         # The published size learns from 256 bodies a step.
         "pretrain": ([*bodies, "loop.shards=1", "batch=8"], 6),
         "regressor": (landmarks, 12),
         "masked": (landmarks, 24),
         "image_reader": (pictures, 60),
-        "image_regressor": (pictures, 30),
-        "image_masked": (pictures, 30),
-        "image_anny": (pictures, 15),
+        "image_regressor": (behind_reader, 30),
+        "image_masked": (behind_reader, 30),
+        "image_anny": (on_tokens, 15),
     }
-    chosen = {name: table[name] for name in only or table}
-    made = {
-        part for overrides, _ in chosen.values() for part in ("bank", "pictures") if any(part in o for o in overrides)
-    }
-    if "bank" in made:
+
+
+def make_data(folder: Path, mocap: Path | None, wanted: list[tuple[list[str], int]]) -> None:
+    """What these stages of the bundled body read."""
+    overrides = [word for words, _ in wanted for word in words]
+    if any("bank.pt" in word for word in overrides):
         joints = Body.bundled().subset(torch.arange(1))
-        drawn = bank.build(BodySampler(joints, "train", mocap), BODIES, torch.Generator().manual_seed(0))
+        drawn = bank.build(sampler(mocap)(joints, "train"), BODIES, torch.Generator().manual_seed(0))
         bank.tokenise(drawn, Body.bundled(), checkpoint.load().tokenizer).save(folder / "bank.pt")
-    if "pictures" in made:
-        options = ["--size", "112", "--samples", "2", "--poses", "512", "--mocap", str(mocap)]
+    if any("pictures" in word for word in overrides):
+        options = ["--size", "112", "--samples", "2", "--poses", "512"]
+        options += ["--mocap", str(mocap)] if mocap else []
         synthetic_pictures.main([str(folder / "pictures"), "-n", str(PICTURES), *options])
-    return chosen
+
+
+def sampler(mocap: Path | None) -> Callable[[Body, str], BodySampler]:
+    """(body, split) → bodies with poses of the motion capture, or synthetic ones without any."""
+    if mocap is None:
+        return functools.partial(BodySampler, folder=None, weights=(0.0, 0.0, 1.0), bank=512)
+    return functools.partial(BodySampler, folder=mocap)
+
+
+def make_stand_ins(folder: Path) -> None:
+    """What the published configurations read, run in a folder: stand-ins, an untrained tokenizer, random tokens."""
+    stand_in.write(folder)
+    settings = config.load(SmplTokenizerConfig, "mesh_vqvae_smpl")
+    with contextlib.chdir(folder):
+        task = SmplTokenizer(settings)
+        smpl_tokenizer.export(task, folder / "models" / "smpl-tokenizer", {})
+        (folder / "data" / "tokens").mkdir()
+        tokens = torch.randint(task.model.code_count, (4000, task.model.token_count), dtype=torch.int16)
+        for part in ("train", "val"):
+            torch.save({"tokens": tokens}, folder / "data" / "tokens" / f"{part}.pt")
+
+
+def table(only: list[str], mocap: Path | None, steps: int | None) -> list[str]:
+    """Markdown rows of these stages, all where none is named, printed as they come."""
+    rows = ["| stage | samples a step | samples/s | per CPU second | waiting for data |", "|---|---|---|---|---|"]
+
+    def note(name: str, overrides: list[str], usual: int) -> None:
+        found = measure(name, overrides, steps or usual, mocap)
+        speeds = f"{found.samples_per_second:.3g} | {found.samples_per_cpu_second:.3g}"
+        rows.append(f"| {name} | {found.samples} | {speeds} | {100 * found.waiting:.1f} % |")
+        print(rows[-1], flush=True)
+
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        own = {name: stage for name, stage in bundled(folder).items() if name in only or not only}
+        published = {name: stage for name, stage in PUBLISHED.items() if name in only or not only}
+        make_data(folder, mocap, list(own.values()))
+        for name, stage in own.items():
+            note(name, *stage)
+        if published:
+            make_stand_ins(folder / "stand_in")
+        for name, stage in published.items():
+            with contextlib.chdir(folder / "stand_in"):
+                note(name, *stage)
+    return rows
 
 
 def main() -> None:
@@ -133,25 +203,20 @@ def main() -> None:
     cli.add_argument("config", nargs="?")
     cli.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     cli.add_argument("--steps", type=int, help="60, or in the table what a stage needs for half a minute")
-    cli.add_argument("--mocap", type=Path, help="without CONFIG: all stages, on data made of this motion capture")
+    cli.add_argument("--mocap", type=Path, help="motion capture that bodies are posed by; without: synthetic poses")
     cli.add_argument("--only", nargs="+", default=[], metavar="CONFIG", help="of the table, these stages")
     args = cli.parse_intermixed_args()
+    mocap = args.mocap and args.mocap.resolve()
     if args.config:
-        found = measure(args.config, args.overrides, args.steps or 60)
+        found = measure(args.config, args.overrides, args.steps or 60, mocap)
         speed = f"{found.samples_per_second:.1f} samples/s"
         speed += f" ({found.samples_per_cpu_second:.1f} per second of CPU time)"
         print(f"{args.config}: {speed}, {found.waiting:.1%} of the time waiting for data")
         return
-    if args.mocap is None:
-        cli.error("name a configuration, or with --mocap a folder of motion capture to measure all stages")
-    with tempfile.TemporaryDirectory() as folder:
-        rows = ["| stage | samples a step | samples/s | per CPU second | waiting for data |", "|---|---|---|---|---|"]
-        for name, (overrides, steps) in stages(Path(folder), args.mocap, args.only).items():
-            found = measure(name, overrides, args.steps or steps)
-            speeds = f"{found.samples_per_second:.1f} | {found.samples_per_cpu_second:.1f}"
-            rows.append(f"| {name} | {found.samples} | {speeds} | {100 * found.waiting:.1f} % |")
-            print(rows[-1], flush=True)
-        print("\n".join(rows))
+    known = [*bundled(Path()), *PUBLISHED]
+    if unknown := set(args.only) - set(known):
+        cli.error(f"--only knows {', '.join(known)}, not {', '.join(sorted(unknown))}")
+    print("\n".join(table(args.only, mocap, args.steps)))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     cli.add_argument("work", type=Path, help="folder of the runs and of the result")
     cli.add_argument("--bank", type=Path, required=True)
     cli.add_argument("--validation", type=Path, required=True)
-    cli.add_argument("--tokenizer", type=Path, default=Path("mega_backend/assets/default"), help="model folder")
+    cli.add_argument("--tokenizer", default="default", help="model folder")
     cli.add_argument("--minutes", type=float, default=9.0, help="then save and stop")
     cli.add_argument("--device", default="cuda", help="Fabric's name of the accelerator: cuda, cpu, …")
     cli.add_argument("--regressor", nargs="*", default=[], metavar="KEY=VALUE", help="settings of that stage")

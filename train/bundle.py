@@ -10,12 +10,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mega_backend import checkpoint
 from mega_backend.model.mega import Mega
+from train import command
+from train.config import UserError
 from train.data.bank import Bank
 from train.hmr import averaged_state, fit_together
+from train.loop import read_checkpoint
 
 
 def bundle(
@@ -29,7 +30,7 @@ def bundle(
     model = Mega.from_config(config)
     model.load_state_dict(averaged_state(run, "model."))
     fit_together(model.eval(), Bank.load(bank))
-    saved = torch.load(run / "checkpoint.pt", map_location="cpu", weights_only=True)
+    saved = read_checkpoint(run)
     stage = {"stage": "hmr masked", "steps": saved["step"], "weights": "averaged" if saved["ema"] else "last"}
     settings = {
         "format": checkpoint.FORMAT,
@@ -52,9 +53,11 @@ def main() -> None:
     cli.add_argument("--precision", default="float16", choices=checkpoint.PRECISIONS)
     cli.add_argument("-o", "--output", type=Path, required=True)
     args = cli.parse_args()
+    if not (args.run / "model.json").is_file():
+        raise UserError(f"{args.run} holds no model.json: give the folder of a run of `python -m train.hmr masked`")
     config = json.loads((args.run / "model.json").read_text())
     print(bundle(args.tokenizer, args.run, args.bank, config, args.output, args.name, args.precision))
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

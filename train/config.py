@@ -17,7 +17,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 CONFIGS = Path(__file__).parent / "configs"
 
 
-class ConfigError(ValueError):
+class UserError(ValueError):
+    """What a command was given cannot be used; the message says what to do. Commands print it without a traceback."""
+
+
+class ConfigError(UserError):
     """A configuration cannot be used; the message says which key is wrong and what it should be."""
 
 
@@ -65,8 +69,14 @@ def parser(description: str, default: str) -> argparse.ArgumentParser:
     cli = argparse.ArgumentParser(description=description)
     cli.add_argument("config", nargs="?", default=default, help=f"YAML file, or one of: {', '.join(names())}")
     cli.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that replace the file's")
+    # Under torchrun the longer name: it takes `--run` for the beginning of an option of its own.
     cli.add_argument(
-        "--run", type=Path, required=True, help="folder of the run: checkpoints, logs; resumed if it exists"
+        "--run",
+        "--run-folder",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="of the run: checkpoints, logs; resumed if it exists",
     )
     return cli
 
@@ -107,4 +117,7 @@ def _apply(values: dict, override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise ConfigError(f"Override {override!r}: {parent!r} is a single value, it has no keys of its own.")
-    values[leaf] = yaml.safe_load(text)
+    try:
+        values[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"Override {override!r}: the value is not readable as YAML: {error}") from error

@@ -9,7 +9,7 @@ import argparse
 import importlib
 import pkgutil
 
-from train import evaluation
+from train import command, evaluation
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,4 +25,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -1,10 +1,11 @@
-"""Train the bundled model, landmarks → tokens: first the regressor (minutes), then the masked model on top of it.
+"""Train what recovers people, from landmarks (the bundled model) or from pictures (the papers'): `stage` says which.
 
     python -m train.hmr regressor --run runs/regressor data.bank=bank.pt data.validation=val.pt
     python -m train.hmr masked --run runs/masked data.bank=bank.pt … start=runs/regressor tokenizer=MODEL_FOLDER
+    python -m train.hmr mega_hrnet --run runs/mega_hrnet tokenizer=MODEL_FOLDER                (see `train.images`)
 
-Bodies come from a bank (`train.data.bank`), views of them are drawn anew in every step. Both stages share the data and
-the pose losses; `stage` in the configuration says which one runs.
+Landmarks → tokens, which is here, has two stages, the regressor (minutes) and the masked model on top of it. Bodies
+come from a bank (`train.data.bank`), views of them are drawn anew in every step; both stages share these and losses.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from mega_backend.model.prior import LandmarkRegressor, LatentHead, Regression
 from mega_backend.model.sampling import code_moments, likeliest, lookup
 from mega_backend.rotations import axis_angle_from_matrix, matrix_from_6d
 from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE
-from train import figures, metrics
-from train.config import Config, load, parser, peek
+from train import command, figures, metrics
+from train.config import Config, UserError, load, parser, peek
 from train.data import views
 from train.data.bank import Bank
-from train.loop import Batch, LoopConfig, Task, seeded, train
+from train.loop import Batch, LoopConfig, Task, read_checkpoint, seeded, train
 from train.pretrain import draw_visible, masked_cross_entropy, step_mask_generator
 
 
@@ -88,7 +89,7 @@ class ViewTask(Task):
             bodies = seen.bank(body.subset(torch.arange(1)))
             self.errors = views.measured(bodies.landmarks, seen.views, seen.true_landmarks)
         if self.bank.latents is None:
-            raise ValueError(
+            raise UserError(
                 f"{config.data.bank} holds no latents: encode it with `python -m train.data.bank --tokenizer`"
             )
 
@@ -274,13 +275,14 @@ class RegressorTask(ViewTask):
         losses["tokens"] = masked_cross_entropy(logits, batch["tokens"][rows], visible[rows])
         return weighted(losses, self.config), losses
 
+    @torch.no_grad()
     def validate(self) -> dict[str, float]:
         results = {}
         for name, options in VALIDATION.items():
             batch = self.held_out(options=options)
             regression = self.regressor(batch["features"])
             losses = self.losses(regression, batch)
-            results |= {f"{name}_{key}": float(value.detach()) for key, value in losses.items()}
+            results |= {f"{name}_{key}": float(value) for key, value in losses.items()}
             results[f"{name}_degrees"] = float(degrees(regression.rotation_6d, batch["rotation"]).median())
             if self.bank.tokens is None:
                 results[f"{name}_surface_pa"] = float(
@@ -299,6 +301,7 @@ class RegressorTask(ViewTask):
                     results[f"{name}_{case}"] = float(masked_cross_entropy(logits, batch["tokens"], known))
         return results
 
+    @torch.no_grad()
     def pictures(self) -> dict[str, np.ndarray]:
         """Held-out bodies as the tokenizer has them (left), and what the landmarks alone say (right)."""
         if self.bank.tokens is None:
@@ -366,8 +369,7 @@ def weighted(losses: dict[str, Tensor], config: HmrConfig) -> Tensor:
 
 def degrees(rotation_6d: Tensor, rotation: Tensor) -> Tensor:
     """Angle (B) between predicted and true rotations."""
-    trace = (matrix_from_6d(rotation_6d.float()) * rotation).sum((1, 2))
-    return torch.rad2deg(torch.acos(((trace - 1) / 2).clamp(-1, 1)))
+    return metrics.degrees(matrix_from_6d(rotation_6d.float()), rotation)
 
 
 IN_A_MODEL = {"regressor.": "prior.", "head.": "latent_head.", "model.": ""}
@@ -379,13 +381,12 @@ def averaged_state(run: Path, prefix: str) -> dict[str, Tensor]:
 
     run: a run's folder, or a model folder, to go on from finished weights.
     """
-    path = run / "checkpoint.pt"
     if (run / "config.json").is_file():
         model, start = checkpoint.load(run).model, IN_A_MODEL[prefix]
+        if model is None:
+            raise UserError(f"{run} holds no model to begin with: give the folder of one, or of a run")
         return {name[len(start) :]: value for name, value in model.state_dict().items() if name.startswith(start)}
-    if not path.is_file():
-        raise ValueError(f"{run} holds no checkpoint: give the folder of a finished run or a model folder")
-    saved = torch.load(path, map_location="cpu", weights_only=True)
+    saved = read_checkpoint(run)
     state = dict(saved["task"])
     if saved["ema"]:
         state |= saved["ema"]["average"]
@@ -395,10 +396,10 @@ def averaged_state(run: Path, prefix: str) -> dict[str, Tensor]:
 def load_tokenizer(config: HmrConfig) -> MeshVQVAE:
     """The tokenizer that the configuration names."""
     if config.tokenizer is None:
-        raise ValueError("name the model folder whose tokens the bank holds: tokenizer=FOLDER")
+        raise UserError("name the model folder whose tokens the bank holds: tokenizer=FOLDER")
     tokenizer = checkpoint.load(config.tokenizer).tokenizer
     if tokenizer is None:
-        raise ValueError(f"{config.tokenizer} holds no tokenizer: name the folder that encoded the bank")
+        raise UserError(f"{config.tokenizer} holds no tokenizer: name the folder that encoded the bank")
     return tokenizer
 
 
@@ -414,7 +415,7 @@ class MaskedTask(ViewTask):
     def __init__(self, config: HmrConfig) -> None:
         super().__init__(config)
         if self.bank.tokens is None:
-            raise ValueError(
+            raise UserError(
                 f"{config.data.bank} holds no tokens: encode it with `python -m train.data.bank --tokenizer`"
             )
         # Outside the module's own parameters: it is not trained, and the model folder already holds it.
@@ -467,6 +468,7 @@ class MaskedTask(ViewTask):
         pose = [(name, getattr(self.config, f"{name}_weight")) for name in ("latent", "rotation", "camera")]
         return [("tokens", 1.0), ("unconditional", self.config.unconditional_weight), *pose]
 
+    @torch.no_grad()
     def validate(self) -> dict[str, float]:
         results = {}
         body = self._body()
@@ -485,6 +487,7 @@ class MaskedTask(ViewTask):
             }
         return results
 
+    @torch.no_grad()
     def pictures(self) -> dict[str, np.ndarray]:
         """Held-out bodies: the truth as the tokenizer has it, the likeliest answer, a sample."""
         batch = self.held_out(3, VALIDATION["whole"])
@@ -554,4 +557,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

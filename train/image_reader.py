@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mega_backend.model import backbones
 from mega_backend.model.backbones.reader import Reading
+from mega_backend.people.looking import MAIN
 from train import metrics, readings
 from train.config import Config, load
 from train.data.anny import AnnyBodies
@@ -28,8 +29,6 @@ from train.data.landmarks import placed
 from train.data.pictures import Augmentation, Mixture
 from train.images import SourceConfig, held_out, normalise, with_landmarks_of
 from train.loop import Batch, LoopConfig, Task, seeded, train
-
-LIMBS = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
 
 
 class ReaderConfig(Config):
@@ -98,7 +97,7 @@ class ReaderTask(Task):
             batch, reading = self._read(part)
             found["apart"].append((reading.landmarks - batch["joints"][..., :2]).norm(dim=-1))
             found["expected"].append(reading.log_error.exp())
-            limbs = [points[:, LIMBS] for points in (reading.landmarks_3d, self._truth(batch))]
+            limbs = [points[:, list(MAIN)] for points in (reading.landmarks_3d, self._truth(batch))]
             found["pa_mpjpe"].append(metrics.aligned_distances(*limbs))
         whole = {name: torch.cat(parts) for name, parts in found.items()}
         return {

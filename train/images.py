@@ -34,15 +34,15 @@ from mega_backend.model.sampling import likeliest
 from mega_backend.model.vqhps import VQHPS
 from mega_backend.recovery import IMAGENET_MEAN, IMAGENET_STD
 from mega_backend.rotations import matrix_from_6d, matrix_from_axis_angle
-from train import figures, metrics, readings
-from train.config import Config, load, parser
+from train import command, figures, metrics, readings
+from train.config import Config, UserError, load, parser
 from train.data import annotations
 from train.data.anny import AnnyBodies
 from train.data.landmarks import placed, with_landmarks
 from train.data.pictures import Augmentation, Mixture, Source, in_order
 from train.data.smpl import SmplBodies
 from train.hmr import averaged_state
-from train.loop import Batch, LoopConfig, Task, seeded, train
+from train.loop import Batch, LoopConfig, Task, is_first, read_checkpoint, seeded, train
 from train.pretrain import draw_visible, masked_cross_entropy
 
 PELVIS = 14
@@ -110,11 +110,11 @@ class ImageTask(Task):
         sources = [source.load() for source in config.sources]
         loaded = checkpoint.load(config.tokenizer)
         if loaded.tokenizer is None:
-            raise ValueError(f"{config.tokenizer} holds no tokenizer: give the model folder of a trained one")
+            raise UserError(f"{config.tokenizer} holds no tokenizer: give the model folder of a trained one")
         bodies = config.body.load()
         tokenizer = loaded.tokenizer
         if tokenizer.config["vertices"] != bodies.vertex_count:
-            raise ValueError(
+            raise UserError(
                 f"the tokenizer is for {tokenizer.config['vertices']} vertices, the body has {bodies.vertex_count}: "
                 "give a tokenizer of that body"
             )
@@ -127,7 +127,7 @@ class ImageTask(Task):
         else:
             self.model = build(config.model, tokenizer, bodies)
         if config.stage == "image_regressor" and getattr(self.model, "kind", None) != "landmarks":
-            raise ValueError("image_regressor trains a landmark model behind a reader: give landmark_model=FOLDER")
+            raise UserError("image_regressor trains a landmark model behind a reader: give landmark_model=FOLDER")
         if config.backbone_weights:
             load_backbone(self.model, config.backbone_weights)
         if config.reader:
@@ -141,7 +141,7 @@ class ImageTask(Task):
         self._reads = config.stage == "image_regressor" and config.reading_weight > 0
         if self._reads:
             if not isinstance(self.model.backbone, Reader):
-                raise ValueError("reading_weight is for a model behind a reader: set model.backbone.name=reader")
+                raise UserError("reading_weight is for a model behind a reader: set model.backbone.name=reader")
             sources = [with_landmarks_of(source, bodies) for source in sources]
             # Landmarks are exact on any subset of the vertices.
             self._landmark_bodies = [bodies.subset(torch.arange(1))]
@@ -258,12 +258,11 @@ class ImageTask(Task):
         standard = [points @ turn.mT for points, turn in zip(centred, (rotation, true_rotation), strict=True)]
         drawn = self._reprojected(latents, rotation, camera, self._held_out_set)
         off, known = (drawn - batch["joints"][..., :2]).norm(dim=-1), batch["joints"][..., 2]
-        trace = (rotation * true_rotation).sum((1, 2))
         return {
             "mpjpe": metrics.distances(*standard),
             "pa_mpjpe": metrics.aligned_distances(*standard),
             "released_pve": metrics.distances(found @ rotation.mT, truth @ true_rotation.mT),
-            "degrees": torch.rad2deg(torch.acos(((trace - 1) / 2).clamp(-1, 1))),
+            "degrees": metrics.degrees(rotation, true_rotation),
             "percent_of_box": 50 * (known * off).sum(1) / known.sum(1).clamp_min(1),
             "truth": centred[1],
             "true_rotation": true_rotation,
@@ -367,7 +366,7 @@ def build(settings: dict[str, Any], tokenizer: nn.Module, bodies: SmplBodies | A
         if "initial_pose" not in settings:
             settings["initial_pose"] = bodies.initial_pose()
         return VQHPS.from_config({**sizes, **settings})
-    raise ValueError(f'model.kind must be "mega" or "vqhps", not {kind!r}')
+    raise UserError(f'model.kind must be "mega" or "vqhps", not {kind!r}')
 
 
 def behind_reader(folder: Path, settings: dict[str, Any], tokenizer: nn.Module) -> Mega:
@@ -378,9 +377,9 @@ def behind_reader(folder: Path, settings: dict[str, Any], tokenizer: nn.Module) 
     """
     loaded = checkpoint.load(folder).model
     if getattr(loaded, "kind", None) != "landmarks":
-        raise ValueError(f"{folder} holds no model that reads landmarks: give the folder of one")
+        raise UserError(f"{folder} holds no model that reads landmarks: give the folder of one")
     if (loaded.token_count, loaded.code_count) != (tokenizer.token_count, tokenizer.code_count):
-        raise ValueError(f"the model in {folder} is of other tokens than the tokenizer's: give the tokenizer it is of")
+        raise UserError(f"the model in {folder} is of other tokens than the tokenizer's: give the tokenizer it is of")
     config = {**loaded.config, "conditioning": {"kind": "landmarks", **settings}}
     model = Mega.from_config(config)
     model.load_state_dict(loaded.state_dict(), strict=False)
@@ -395,7 +394,7 @@ def check_source(source: Source, bodies: SmplBodies | AnnyBodies) -> None:
     """Raise ValueError unless the dataset is of these bodies."""
     table = source.annotations
     if table.body != bodies.kind:
-        raise ValueError(f"the dataset in {source.folder} is of {table.body} bodies: set body.kind={table.body}")
+        raise UserError(f"the dataset in {source.folder} is of {table.body} bodies: set body.kind={table.body}")
     if isinstance(bodies, SmplBodies):
         bodies.check_genders(table.gender, f"the dataset in {source.folder}")
 
@@ -411,7 +410,7 @@ def held_out(source: Source, size: int, count: int) -> Batch:
     rows = np.linspace(0, len(source.annotations) - 1, min(count, len(source.annotations))).astype(int)
     items = [item for _, item in in_order(source, size, rows.tolist()) if item is not None]
     if not items:
-        raise ValueError(f"no picture in {source.folder} can be read: check the folder")
+        raise UserError(f"no picture in {source.folder} can be read: check the folder")
     return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
 
 
@@ -439,7 +438,7 @@ def load_backbone(model: Mega | VQHPS, path: Path) -> None:
                 if renamed in own and own[renamed].shape == value.shape:
                     fitting[renamed] = value
         if len(fitting) < len(own) / 2:
-            raise ValueError(f"{path} fits {len(fitting)} of {len(own)} tensors of the backbone: give its weights")
+            raise UserError(f"{path} fits {len(fitting)} of {len(own)} tensors of the backbone: give its weights")
         backbone.load_state_dict(fitting, strict=False)
         print(f"{path.name}: {len(fitting)} of {len(own)} tensors of the backbone")
 
@@ -467,7 +466,7 @@ def start_from(model: nn.Module, folder: Path, part: str = "model") -> None:
     own = model.state_dict()
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     if not fitting:
-        raise ValueError(f"nothing in {folder} fits this model: give a run or a model folder of the same sizes")
+        raise UserError(f"nothing in {folder} fits this model: give a run or a model folder of the same sizes")
     model.load_state_dict(fitting, strict=False)
     print(f"{folder}: {len(fitting)} of {len(own)} tensors taken")
 
@@ -489,20 +488,20 @@ def export(task: ImageTask, folder: Path, name: str, note: dict[str, Any]) -> Pa
     return checkpoint.save(folder, config, state)
 
 
-def run(source: str | Path, overrides: list[str], folder: Path, target: Path | None = None) -> Path:
+def run(source: str | Path, overrides: list[str], folder: Path, target: Path | None = None) -> None:
     """Train as a configuration says, in the run's folder, and export to `target` (FOLDER/final)."""
     config = load(ImageConfig, source, overrides)
     task = seeded(ImageTask, config)
     train(task, config.loop, folder)
-    return _exported(task, config, target or folder / "final")
+    if is_first():
+        _exported(task, config, target or folder / "final")
 
 
-def _exported(task: ImageTask, config: ImageConfig, target: Path) -> Path:
+def _exported(task: ImageTask, config: ImageConfig, target: Path) -> None:
     scalars = task.eval().validate()
     note = {"stage": f"hmr {config.stage}", "loop": config.loop.model_dump(mode="json"), **scalars}
     export(task, target, "image", note)
-    print(f"{target}: " + "  ".join(f"{name} {value:.4g}" for name, value in scalars.items()))
-    return target
+    print(f"{target}: " + ("  ".join(f"{name} {value:.4g}" for name, value in scalars.items()) or "not validated"))
 
 
 def main() -> None:
@@ -510,10 +509,11 @@ def main() -> None:
     cli.add_argument("--export", type=Path, required=True, help="model folder to write")
     args = cli.parse_intermixed_args()
     config = load(ImageConfig, args.config, args.overrides)
+    read_checkpoint(args.run)  # a wrong folder is noticed before the data are read
     task = ImageTask(config)
     start_from(task.model, args.run)
     _exported(task, config, args.export)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

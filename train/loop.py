@@ -30,8 +30,10 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from train.config import Config
+from train.config import Config, UserError
 
+CHECKPOINT = "checkpoint.pt"
+"""The file of a run's folder that holds all of its state."""
 Batch = dict[str, Tensor]
 AnyTask = TypeVar("AnyTask", bound="Task")
 
@@ -54,7 +56,7 @@ class LoopConfig(Config):
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; none: unlimited")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="moving average of the weights; none: no average")
     accelerator: str = "auto"
-    devices: int = Field(1, gt=0, description="processes started here; under torchrun: processes per node")
+    devices: int = Field(1, gt=0, description="processes started here; torchrun says so itself")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     threads: int | None = Field(None, gt=0, description="CPU threads of one process")
     workers: int = Field(0, ge=0, description="processes that prepare data; 0: the training process does")
@@ -137,13 +139,17 @@ class Ema:
     @contextlib.contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
         """The module computes with the averaged weights inside the block."""
-        parameters = dict(module.named_parameters())
-        own = {name: parameters[name].detach().clone() for name in self.average}
+        self._exchange(module)
         try:
-            _copy(parameters, self.average)
             yield
         finally:
-            _copy(parameters, own)
+            self._exchange(module)
+
+    def _exchange(self, module: nn.Module) -> None:
+        """Average and parameters change places, without a copy: of a large model a third would not fit."""
+        for name, parameter in module.named_parameters():
+            if name in self.average:
+                parameter.data, self.average[name] = self.average[name], parameter.data
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "average": self.average}
@@ -160,7 +166,7 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
     raise KeyboardInterrupt.
 
     Raises:
-        ValueError: the shards cannot be dealt out to the processes.
+        UserError: the shards cannot be dealt out to the processes, or the folder holds a run of another model.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -169,7 +175,7 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
     if fabric.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     if config.shards % fabric.world_size:
-        raise ValueError(
+        raise UserError(
             f"loop.shards={config.shards} is not a multiple of the {fabric.world_size} processes: make it one."
         )
     folder.mkdir(parents=True, exist_ok=True)
@@ -198,19 +204,12 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
             waited += time.monotonic() - mark
             mark = time.monotonic()
             over = clock.share()
+            if config.minutes and fabric.world_size > 1:
+                over = fabric.broadcast(over)  # clocks differ, and all must stop after the same step
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, config, over)
             task.begin_step(step)
-            buffers = _Buffers(task, config.shards, fabric)
-            seen = []
-            for shard, batch in zip(shards, parts, strict=True):
-                torch.manual_seed(_mix(config.seed, step, 2**20 + shard))
-                with fabric.no_backward_sync(wrapped, enabled=shard != shards[-1]), buffers.one_shard():
-                    loss, scalars = wrapped(_Parcel(batch))
-                    fabric.backward(loss * (len(shards) ** -1))
-                seen.append({"loss": loss.detach(), **scalars})
-            buffers.put_mean()
-            scalars = {name: sum(_number(values[name]) for values in seen) / len(seen) for name in seen[0]}
+            scalars = _gradients(task, wrapped, fabric, config, step, dict(zip(shards, parts, strict=True)))
             if config.clip_norm:
                 scalars["gradient_norm"] = fabric.clip_gradients(wrapped, optimizer, max_norm=config.clip_norm)
             optimizer.step()
@@ -224,10 +223,7 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
             if writer and done % config.log_every == 0:
                 values = {k: float(v) for k, v in scalars.items()}
                 bar.set_postfix({k: f"{v:.4g}" for k, v in list(values.items())[:4]})
-                for name, value in values.items():
-                    writer.add_scalar(f"train/{name}", value, done)
-                writer.add_scalar("time/waiting_for_data", waited / (waited + trained), done)
-                writer.add_scalar("time/steps_per_second", config.log_every / (waited + trained), done)
+                _log(writer, done, values, waited / (waited + trained), config.log_every / (waited + trained))
                 waited = trained = 0.0
             if writer and (done % config.validate_every == 0 or last):
                 _validate(task, ema, writer, done)
@@ -248,6 +244,32 @@ def train(task: Task, config: LoopConfig, folder: Path) -> Task:
         fabric.barrier()
         atexit.register(_hang_up)
     return task.eval()
+
+
+def _gradients(
+    task: Task, wrapped: nn.Module, fabric: Fabric, config: LoopConfig, step: int, parts: dict[int, Batch]
+) -> dict[str, Tensor | float]:
+    """Mean gradients, and buffers, of all shards of a step; returns the means of the scalars of this process's shards.
+
+    wrapped: the task as Fabric wraps it. parts: {number of the shard: its data} of this process.
+    """
+    buffers = _Buffers(task, config.shards, fabric)
+    seen, last = [], max(parts)
+    for shard, batch in parts.items():
+        torch.manual_seed(_mix(config.seed, step, 2**20 + shard))
+        with fabric.no_backward_sync(wrapped, enabled=shard != last), buffers.one_shard():
+            loss, scalars = wrapped(_Parcel(batch))
+            fabric.backward(loss * (len(parts) ** -1))
+        seen.append({"loss": loss.detach(), **scalars})
+    buffers.put_mean()
+    return {name: sum(_number(values[name]) for values in seen) / len(seen) for name in seen[0]}
+
+
+def _log(writer: SummaryWriter, step: int, scalars: dict[str, float], waiting: float, speed: float) -> None:
+    for name, value in scalars.items():
+        writer.add_scalar(f"train/{name}", value, step)
+    writer.add_scalar("time/waiting_for_data", waiting, step)
+    writer.add_scalar("time/steps_per_second", speed, step)
 
 
 class _Clock:
@@ -309,16 +331,31 @@ def _batches(task: Task, config: LoopConfig, fabric: Fabric, shards: range, step
             sampler=steps,
             num_workers=config.workers,
             pin_memory=pin,
+            worker_init_fn=_leave_interrupts,
         )
     )
 
 
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C goes to every process of a terminal: workers go on, so that the loop can finish its step and save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _fabric(config: LoopConfig) -> Fabric:
     options: dict[str, Any] = {}
-    if config.devices > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    # Under torchrun, it says how many processes there are.
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", config.devices))
+    world = int(os.environ.get("WORLD_SIZE", devices))
+    if world > 1:
+        options["num_nodes"] = max(1, world // devices)
         # Not every parameter is used in every step (tokens may all be masked); buffers are the loop's own care.
         options["strategy"] = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
-    return Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision, **options)
+    return Fabric(accelerator=config.accelerator, devices=devices, precision=config.precision, **options)
+
+
+def is_first() -> bool:
+    """Whether this process is the first, or the only one, of a run: what is written once is written by it."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 class _Buffers:
@@ -386,31 +423,46 @@ def _save(
         "optimizer": optimizer.state_dict(),
         "ema": ema and ema.state_dict(),
     }
-    partial = folder / "checkpoint.pt.partial"
+    partial = folder / f"{CHECKPOINT}.partial"
     torch.save(state, partial)
-    os.replace(partial, folder / "checkpoint.pt")
+    os.replace(partial, folder / CHECKPOINT)
 
 
 def _resume(folder: Path, task: Task, optimizer: torch.optim.Optimizer, ema: Ema | None) -> tuple[int, float | None]:
     """Steps that are done, and the share of a run that ends by the clock."""
-    path = folder / "checkpoint.pt"
+    path = folder / CHECKPOINT
     if not path.exists():
         return 0, None
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_checkpoint(folder)
     try:
         task.load_state_dict(state["task"])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError) as error:  # other names, shapes or numbers of tensors
-        raise ValueError(
+        raise UserError(
             f"{path} is of a model of other settings: go on with those it was begun with, or in a new folder."
         ) from error
     if ema:
         if not state["ema"]:
-            raise ValueError(
+            raise UserError(
                 f"{path} holds no averaged weights: train it on without loop.ema_decay, or in a new folder."
             )
         ema.load_state_dict(state["ema"])
+    # What is on the CPU already is taken over as it is: let go of the file, which the next checkpoint replaces.
+    for values in optimizer.state.values():
+        values.update({name: value.clone() for name, value in values.items() if isinstance(value, Tensor)})
     return state["step"], state.get("over")
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """What a run has saved; tensors are read from the file as they are looked at, so that none lies in memory twice.
+
+    Raises:
+        UserError: the folder holds no checkpoint.
+    """
+    path = folder / CHECKPOINT
+    if not path.is_file():
+        raise UserError(f"{folder} holds no {CHECKPOINT}: give the folder of a run that has begun")
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 class _Interrupted:

@@ -27,11 +27,11 @@ from mega_backend import checkpoint
 from mega_backend.body import Body
 from mega_backend.tokenizer.hierarchy import Hierarchy, fit_lift
 from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE
+from train import command, figures
 from train import config as configuration
-from train import figures
-from train.config import Config
+from train.config import Config, UserError
 from train.data.bodies import BodySampler
-from train.loop import Batch, LoopConfig, Task, step_generator, train
+from train.loop import Batch, LoopConfig, Task, is_first, read_checkpoint, step_generator, train
 
 POSED_AT_ONCE = 32
 
@@ -81,10 +81,10 @@ class TokenizerConfig(Config):
 def build(config: TokenizerConfig, body: Body, sampler: BodySampler) -> MeshVQVAE:
     """The network that the configuration describes, over a hierarchy of the body, with its lift fitted."""
     if unknown := set(config.stretch) - set(body.part_names):
-        raise ValueError(f"stretch names no parts of the body: {', '.join(unknown)}; use {', '.join(body.part_names)}.")
+        raise UserError(f"stretch names no parts of the body: {', '.join(unknown)}; use {', '.join(body.part_names)}.")
     stretch = np.array([config.stretch.get(name, 1.0) for name in body.part_names])[body.vertex_part.cpu().numpy()]
     if unknown := set(config.tokens) - set(body.part_names):
-        raise ValueError(f"tokens names no parts of the body: {', '.join(unknown)}; use {', '.join(body.part_names)}.")
+        raise UserError(f"tokens names no parts of the body: {', '.join(unknown)}; use {', '.join(body.part_names)}.")
     coarsest = {body.part_names.index(name): count for name, count in config.tokens.items()} or None
     hierarchy = Hierarchy.of_mesh(
         body.mean.cpu().numpy(),
@@ -160,7 +160,7 @@ class Tokenizer(Task):
         super().__init__()
         if sampler is None:
             if config.mocap is None:
-                raise ValueError("No motion capture: add mocap=FOLDER, the folder that holds train/, val/ and test/.")
+                raise UserError("No motion capture: add mocap=FOLDER, the folder that holds train/, val/ and test/.")
             sampler = functools.partial(BodySampler, folder=config.mocap)
         self.settings = config
         self.model = build(config, body, sampler(body, "train"))
@@ -181,12 +181,12 @@ class Tokenizer(Task):
     def _begin_as(self, other: MeshVQVAE | None) -> None:
         """Take another model's network and point statistics; latents and codebook are then measured anew."""
         if other is None:
-            raise ValueError(f"{self.settings.start} holds no tokenizer to start from.")
+            raise UserError(f"{self.settings.start} holds no tokenizer to start from.")
         own = self.model.state_dict()
         kept = {k for k in own if k.startswith(("latent_", "quantiser."))}
         found = {k: v for k, v in other.state_dict().items() if not k.startswith(("latent_", "quantiser."))}
         if wrong := sorted(k for k in own.keys() - kept if k not in found or found[k].shape != own[k].shape):
-            raise ValueError(f"{self.settings.start} is another network ({wrong[0]} differs): use its configuration.")
+            raise UserError(f"{self.settings.start} is another network ({wrong[0]} differs): use its configuration.")
         self.model.load_state_dict(found, strict=False)
 
     def _points(self, count: int, generator: torch.Generator) -> Tensor:
@@ -310,13 +310,15 @@ def main() -> None:
     config = configuration.load(TokenizerConfig, arguments.config, arguments.overrides)
     task = Tokenizer(config, Body.bundled())
     if arguments.export:
-        state = torch.load(arguments.run / "checkpoint.pt", map_location="cpu", weights_only=True)
+        state = read_checkpoint(arguments.run)
         task.load_state_dict(state["task"])
         task.load_state_dict((state["ema"] or {"average": {}})["average"], strict=False)
         done = state["step"]
     else:
         train(task, config.loop, arguments.run)
         done = config.loop.steps
+        if not is_first():
+            return
     scalars = task.eval().validate()
     note = {
         "stage": "mesh_vqvae",
@@ -329,4 +331,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mega_backend.rotations import angle_between
+
 # The 14 joints of the standard protocol, in the order of the LSP data set, among the 22 joints of the usual body model:
 # right ankle, knee, hip, left hip, knee, ankle, right wrist, elbow, shoulder, left shoulder, elbow, wrist, neck, head.
 BODY22_TO_LSP14 = (8, 5, 2, 1, 4, 7, 21, 19, 17, 16, 18, 20, 12, 15)
@@ -24,6 +26,11 @@ def distances(first: Tensor, second: Tensor) -> Tensor:
 def moved_to(points: Tensor, origin: Tensor) -> Tensor:
     """Points (…, N, 3) with origin (…, 3) at zero: the pelvis (standard) or the mean vertex (released)."""
     return points - origin[..., None, :]
+
+
+def degrees(first: Tensor, second: Tensor) -> Tensor:
+    """Angle in degrees (…) between rotations (…, 3, 3)."""
+    return torch.rad2deg(angle_between(first, second))
 
 
 def procrustes(points: Tensor, target: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from mega_backend import checkpoint
 from mega_backend.model.mega import Mega
-from train import figures
-from train.config import Config, load, parser
+from train import command, figures
+from train.config import Config, UserError, load, parser
 from train.loop import Batch, LoopConfig, Task, seeded, train
 
 
@@ -75,7 +75,7 @@ class PretrainTask(Task):
         # Outside the module: drawn with, not trained.
         self._loaded = config.tokenizer and checkpoint.load(config.tokenizer)
         if self._loaded and self._loaded.tokenizer is None:
-            raise ValueError(f"{config.tokenizer} holds no tokenizer: give the folder that encoded the bank")
+            raise UserError(f"{config.tokenizer} holds no tokenizer: give the folder that encoded the bank")
 
     def shard(self, step: int, shard: int, generator: torch.Generator) -> Batch:
         self.tokens = self.tokens.to(generator.device)
@@ -88,6 +88,7 @@ class PretrainTask(Task):
         loss = masked_cross_entropy(self.model.logits(tokens, visible), tokens, visible)
         return loss, {"tokens": loss.detach()}
 
+    @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Cross-entropy of masked held-out tokens, at the masks of training."""
         device = next(self.model.parameters()).device
@@ -95,6 +96,7 @@ class PretrainTask(Task):
         visible = draw_visible(tokens, torch.Generator().manual_seed(0))
         return {"tokens": float(masked_cross_entropy(self.model.logits(tokens, visible), tokens, visible))}
 
+    @torch.no_grad()
     def pictures(self) -> dict[str, np.ndarray]:
         """Held-out bodies (left), and random ones (right), where the tokenizer is known."""
         if not self._loaded:
@@ -110,10 +112,10 @@ class PretrainTask(Task):
 def _tokens(path: Path) -> Tensor:
     """Tokens (N, T) of a bank, or of a file that holds nothing else (`train.smpl_tokenizer` writes such)."""
     if not path.is_file():
-        raise ValueError(f"there is no bank of bodies at {path}: make one with `python -m train.data.bank`")
+        raise UserError(f"there is no bank of bodies at {path}: make one with `python -m train.data.bank`")
     tokens = torch.load(path, map_location="cpu", weights_only=True).get("tokens")
     if tokens is None:
-        raise ValueError(f"{path} holds no tokens: encode it with `python -m train.data.bank --tokenizer`")
+        raise UserError(f"{path} holds no tokens: encode it with `python -m train.data.bank --tokenizer`")
     return tokens
 
 
@@ -124,4 +126,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -23,14 +23,14 @@ from mega_backend import checkpoint, smpl
 from mega_backend.foreign import read_npy
 from mega_backend.importing import measure_token_parts
 from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE, layer_names, published_config
+from train import command, figures
 from train import config as configuration
-from train import figures
-from train.config import Config
+from train.config import Config, UserError
 from train.data import motions
 from train.data.motions import SmplSampler
 from train.data.smpl import GENDERS, SmplBodies
 from train.images import BodyConfig, start_from
-from train.loop import Batch, LoopConfig, Task, train
+from train.loop import Batch, LoopConfig, Task, is_first, train
 from train.metrics import distances
 
 
@@ -57,12 +57,16 @@ class SmplTokenizer(Task):
         super().__init__()
         self.settings = config
         names = layer_names(config.levels)
+        if missing := [f"{name}.npy" for name in names if not (config.connections / f"{name}.npy").is_file()]:
+            raise UserError(
+                f"{config.connections} lacks {', '.join(missing)}: give the folder of the connection matrices"
+            )
         matrices = {name: read_npy(config.connections / f"{name}.npy") for name in names}
         network = published_config(matrices, config.levels, config.codes)
         self.model = MeshVQVAE.build(network, [matrices[name] for name in names], config.loop.seed)
         bodies = config.body.load()
         if bodies.kind != "smpl" or bodies.vertex_count != network["vertices"]:
-            raise ValueError(
+            raise UserError(
                 f"the connections are for {network['vertices']} vertices, the body has {bodies.vertex_count}: "
                 "give the matrices of this body"
             )
@@ -144,6 +148,8 @@ def run(arguments: argparse.Namespace) -> None:
         start_from(task.model, arguments.run)
     else:
         train(task, config.loop, arguments.run)
+        if not is_first():
+            return
     scalars = task.eval().validate()
     note = {"stage": "mesh_vqvae", "config": config.model_dump(mode="json", exclude={"motions", "body"}), **scalars}
     target = arguments.export or arguments.run / "final"
@@ -173,7 +179,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = cli.parse_args(arguments)
     bodies = SmplBodies({g: getattr(options, g) for g in GENDERS if getattr(options, g)}).to(options.device)
     tokenizer = checkpoint.load(options.tokenizer, options.device).tokenizer
-    kept, held_out, _ = motions.read_split(options.motions, options.held_out_every)
+    if tokenizer is None or tokenizer.config["vertices"] != bodies.vertex_count:
+        raise UserError(f"{options.tokenizer} holds no tokenizer of these bodies: give the folder of stage 1's run")
+    kept, held_out, skipped = motions.read_split(options.motions, options.held_out_every)
+    for message in skipped:
+        tqdm.write(f"skipped: {message}")
     options.output.mkdir(parents=True, exist_ok=True)
     for name, part in (("train", kept), ("val", held_out)):
         path = options.output / f"{name}.pt"
@@ -182,4 +192,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

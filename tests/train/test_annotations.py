@@ -5,11 +5,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from scipy.spatial.transform import Rotation
+from released_fixture import command, world_sequence, write_3dpw, write_emdb
 from smpl_fixture import bodies, random_people, write_models, write_training
 
 from mega_backend.rotations import matrix_from_axis_angle
-from train.data import annotations, prepare_3dpw, prepare_emdb
+from train.data import annotations, prepare_3dpw
 from train.data.annotations import AnnotationError
 from train.data.sequences import smooth_boxes
 from train.data.smpl import ModelFileError, SmplBodies
@@ -18,21 +18,6 @@ from train.data.smpl import ModelFileError, SmplBodies
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return bodies(tmp_path_factory.mktemp("models"))
-
-
-def world_sequence(model, frames, seed):
-    """A moving person and a moving camera: arrays of the world, world joints (F, 24, 3), extrinsics, intrinsics."""
-    random = np.random.default_rng(seed)
-    pose = random_people(1, seed)["pose"].repeat(frames, 0) + random.normal(0, 0.02, (frames, 72))
-    betas, trans = random.normal(0, 1, 10), np.cumsum(random.normal(0, 0.01, (frames, 3)), 0)
-    tensors = [torch.from_numpy(x).float() for x in (pose[:, :3], pose[:, 3:66], np.tile(betas, (frames, 1)))]
-    vertices = model.posed(*tensors, torch.ones(frames, dtype=torch.long))
-    joints = model.joints(vertices, "smpl24").numpy() + trans[:, None]
-    extrinsics = np.tile(np.eye(4), (frames, 1, 1))
-    extrinsics[:, :3, :3] = Rotation.from_rotvec(random.normal(0, 0.3, (frames, 3))).as_matrix()
-    extrinsics[:, :3, 3] = [0.2, 0.1, 4]
-    intrinsics = np.array([[800.0, 0, 320], [0, 800, 240], [0, 0, 1]])
-    return pose, betas, trans, joints, extrinsics, intrinsics
 
 
 def agrees_with_world(model, table, joints, extrinsics):
@@ -115,34 +100,19 @@ def test_wrong_files_are_named(tmp_path, model):
 
 
 def test_3dpw_is_prepared_from_its_release(tmp_path, model):
-    frames = 20
-    pose, betas, trans, joints, extrinsics, intrinsics = world_sequence(model, frames, 0)
-    valid = np.ones(frames, int)
+    world = world_sequence(model, 20, 0)
+    valid = np.ones(20, int)
     valid[3:5] = 0
-    content = {
-        "sequence": "downtown_stairs_00",
-        "poses": [pose],
-        "betas": [np.concatenate([betas, np.zeros(3)])],
-        "trans": [trans],
-        "jointPositions": [joints.reshape(frames, 72)],
-        "genders": ["m"],
-        "cam_poses": extrinsics,
-        "cam_intrinsics": intrinsics,
-        "campose_valid": [valid],
-    }
-    folder = tmp_path / "sequenceFiles" / "test"
-    folder.mkdir(parents=True)
-    (folder / "downtown_stairs_00.pkl").write_bytes(pickle.dumps(content, protocol=2))
-    other = {**content, "sequence": "downtown_arguing_00", "genders": ["f"]}
-    (folder / "downtown_arguing_00.pkl").write_bytes(pickle.dumps(other, protocol=2))
-    prepare_3dpw.main([str(tmp_path), str(tmp_path / "3dpw.npz")])
+    write_3dpw(tmp_path, world, "downtown_stairs_00", campose_valid=[valid])
+    write_3dpw(tmp_path, world, "downtown_arguing_00", campose_valid=[valid], genders=["f"])
+    assert command("train.data.prepare_3dpw", tmp_path, tmp_path / "3dpw.npz") == 0
     table = annotations.read(tmp_path / "3dpw.npz")
     assert len(table) == 36 and set(table.gender) == {1, 2}
     occluded = table.of_sequences(annotations.OCCLUDED_3DPW)
     assert len(occluded) == 18 and occluded.names[3] == "downtown_stairs_00/image_00005.jpg"
     kept = valid.astype(bool)
-    assert agrees_with_world(model, occluded, joints[kept], extrinsics[kept]) < 1e-4
-    camera = np.einsum("fij,fkj->fki", extrinsics[:, :3, :3], joints) + extrinsics[:, None, :3, 3]
+    assert agrees_with_world(model, occluded, world.joints[kept], world.extrinsics[kept]) < 1e-4
+    camera = np.einsum("fij,fkj->fki", world.extrinsics[:, :3, :3], world.joints) + world.extrinsics[:, None, :3, 3]
     pixels = 800 * camera[kept][..., :2] / camera[kept][..., 2:] + [320, 240]
     assert np.abs(occluded.joints[..., :2] - pixels).max() < 0.01
     inside = np.abs(occluded.joints[..., :2] - occluded.centre[:, None]) < occluded.side[:, None, None] / 2
@@ -150,37 +120,21 @@ def test_3dpw_is_prepared_from_its_release(tmp_path, model):
 
 
 def test_emdb_is_prepared_from_its_release(tmp_path, model, capsys):
-    frames = 8
-    pose, betas, trans, joints, extrinsics, intrinsics = world_sequence(model, frames, 1)
-    boxes = np.tile([100.0, 50, 200, 300], (frames, 1))
+    world = world_sequence(model, 8, 1)
+    boxes = np.tile([100.0, 50, 200, 300], (8, 1))
     boxes[2] = [5, 5, 5, 5]
-    good = np.ones(frames, bool)
+    good = np.ones(8, bool)
     good[0] = False
-    content = {
-        "gender": "female",
-        "name": "P0_00_test",
-        "emdb1": True,
-        "emdb2": False,
-        "n_frames": frames,
-        "good_frames_mask": good,
-        "camera": {"intrinsics": intrinsics, "extrinsics": extrinsics, "width": 640, "height": 480},
-        "smpl": {"poses_root": pose[:, :3], "poses_body": pose[:, 3:], "trans": trans, "betas": betas},
-        "kp2d": np.zeros((frames, 24, 2)),
-        "bboxes": {"bboxes": boxes, "invalid_idxs": np.array([5])},
-    }
-    folder = tmp_path / "P0" / "00_test"
-    folder.mkdir(parents=True)
-    (folder / "P0_00_test_data.pkl").write_bytes(pickle.dumps(content))
-    prepare_emdb.main([str(tmp_path), str(tmp_path / "emdb.npz")])
+    write_emdb(tmp_path, world, good, boxes, invalid=[5])
+    assert command("train.data.prepare_emdb", tmp_path, tmp_path / "emdb.npz") == 0
     table = annotations.read(tmp_path / "emdb.npz")
     assert list(table.names) == [f"P0/00_test/images/{frame:05d}.jpg" for frame in (1, 3, 4, 6, 7)]
     assert np.allclose(table.side, 1.2 * 250) and np.allclose(table.centre, [150, 175]) and (table.gender == 2).all()
     rows = [1, 3, 4, 6, 7]
     # World joints above are male (code 1): compare with that body.
     male = annotations.Annotations(**{**table.__dict__, "gender": np.ones(5, int)})
-    assert agrees_with_world(model, male, joints[rows], extrinsics[rows]) < 1e-4
-    with pytest.raises(SystemExit):
-        prepare_emdb.main([str(tmp_path), str(tmp_path / "none.npz"), "--subset", "2"])
+    assert agrees_with_world(model, male, world.joints[rows], world.extrinsics[rows]) < 1e-4
+    assert command("train.data.prepare_emdb", tmp_path, tmp_path / "none.npz", "--subset", "2") == 2
     assert "No usable frame" in capsys.readouterr().err
 
 

@@ -23,6 +23,12 @@ def test_procrustes_undoes_a_similarity_transform(random):
     assert metrics.aligned_distances(points, target).max() < 1e-9
 
 
+def test_angles_between_rotations_are_scipys():
+    first, second = (Rotation.random(50, random_state=seed) for seed in (1, 2))
+    found = metrics.degrees(*(torch.from_numpy(turn.as_matrix()) for turn in (first, second)))
+    np.testing.assert_allclose(found.numpy(), np.rad2deg((first.inv() * second).magnitude()), rtol=1e-6)
+
+
 def test_procrustes_agrees_with_scipy(random):
     """SciPy's disparity is the residual with both sets centred and of unit norm (it allows reflections: none here)."""
     target = random.normal(size=(20, 14, 3))

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
+from mega_backend import foreign
+from mega_backend.checkpoint import CheckpointError
 from mega_backend.rotations import multiply, quaternion_from_axis_angle
+from train.config import UserError
 from train.data.mocap import JOINTS, Recording
 
 _FPS_NAMES = ("mocap_framerate", "mocap_frame_rate", "fps")
@@ -23,14 +27,21 @@ def read(path: str | Path, up: str = "z", fps: float = 30.0) -> Recording:
     Args:
         up: which of the file's axes points up: "z" in AMASS, "y" where bodies already stand upright without turning.
         fps: frames a second where the file does not tell.
+    Raises:
+        UserError: not such a file.
     """
     path = Path(path)
-    with np.load(path, allow_pickle=False) as data:
-        if "poses" not in data.files or data["poses"].ndim != 2 or data["poses"].shape[1] < 3 * len(JOINTS):
-            raise ValueError(f"{path.name} is no AMASS file: it lacks `poses` with at least {3 * len(JOINTS)} columns.")
-        turns = torch.from_numpy(data["poses"][:, : 3 * len(JOINTS)].astype(np.float32))
-        position = np.zeros((len(turns), 3)) if "trans" not in data.files else data["trans"]
-        rate = next((float(data[name]) for name in _FPS_NAMES if name in data.files), fps)
+    try:
+        file = foreign.Archive(path)
+        data = {name: np.asarray(file[name]) for name in ("poses", "trans", *_FPS_NAMES) if name in file}
+    except (CheckpointError, OSError, BadZipFile) as error:
+        raise UserError(f"{path} cannot be read as a motion: {error}") from error
+    poses = data.get("poses", np.zeros(0))
+    if poses.ndim != 2 or poses.shape[1] < 3 * len(JOINTS):
+        raise UserError(f"{path.name} is no AMASS file: it lacks `poses` with at least {3 * len(JOINTS)} columns.")
+    turns = torch.from_numpy(poses[:, : 3 * len(JOINTS)].astype(np.float32))
+    position = data.get("trans", np.zeros((len(turns), 3)))
+    rate = next((float(data[name]) for name in _FPS_NAMES if name in data), fps)
     quaternions = quaternion_from_axis_angle(turns.unflatten(1, (len(JOINTS), 3)))
     position = torch.from_numpy(np.asarray(position, dtype=np.float32))
     if up == "z":
@@ -38,5 +49,5 @@ def read(path: str | Path, up: str = "z", fps: float = 30.0) -> Recording:
         quaternions[:, 0] = multiply(upright.expand(len(turns), 4), quaternions[:, 0])
         position = torch.stack((position[:, 0], position[:, 2], -position[:, 1]), dim=1)
     elif up != "y":
-        raise ValueError(f'The axis that points up must be "y" or "z", not {up!r}.')
+        raise UserError(f'The axis that points up must be "y" or "z", not {up!r}.')
     return Recording(path.parent.name, path.stem, quaternions, position, rate)

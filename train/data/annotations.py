@@ -18,6 +18,7 @@ import numpy as np
 
 from mega_backend import foreign
 from mega_backend.checkpoint import CheckpointError
+from train.config import UserError
 from train.data.smpl import GENDERS
 from train.data.views import MIRROR as MIRROR_LANDMARKS33
 
@@ -43,7 +44,7 @@ OCCLUDED_3DPW = [
 ]  # fmt: skip
 
 
-class AnnotationError(ValueError):
+class AnnotationError(UserError):
     """A dataset file that cannot be used; the message says which field is wrong."""
 
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from mega_backend.body import Body
 from mega_backend.rotations import matrix_from_6d, sixd_from_matrix
 from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE
+from train import command
 from train.data.bodies import BodySampler, held_out
 
 
@@ -191,4 +192,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

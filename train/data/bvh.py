@@ -22,6 +22,7 @@ from mega_backend.rotations import (
     quaternion_from_matrix,
     smallest_between,
 )
+from train.config import UserError
 from train.data.mocap import JOINTS, PARENTS, Recording
 
 # Names of the 22 joints' counterparts, lower case, without prefix and separators; {s} is l or left, r or right.
@@ -52,7 +53,7 @@ def parse(text: str) -> tuple[Skeleton, np.ndarray, float]:
     """Skeleton, channel values (frames, channels) and frame time in seconds of a BVH file's text."""
     head, separator, tail = text.partition("MOTION")
     if "HIERARCHY" not in head or not separator:
-        raise ValueError("This is no BVH file: it lacks HIERARCHY or MOTION.")
+        raise UserError("This is no BVH file: it lacks HIERARCHY or MOTION.")
     skeleton, stack, end_site = Skeleton(), [], False
     for line in head.splitlines():
         words = line.split()
@@ -78,11 +79,11 @@ def parse(text: str) -> tuple[Skeleton, np.ndarray, float]:
     frame_time = re.search(r"Frame Time:\s*([-+.\deE]+)", tail)
     frames = re.search(r"Frames:\s*(\d+)", tail)
     if frame_time is None or frames is None:
-        raise ValueError("This BVH file has no Frames or no Frame Time.")
+        raise UserError("This BVH file has no Frames or no Frame Time.")
     numbers = np.array(tail[frame_time.end() :].split(), dtype=np.float64)
     width = sum(len(channels) for channels in skeleton.channels)
     if len(numbers) != int(frames[1]) * width:
-        raise ValueError(f"This BVH file announces {frames[1]} frames of {width} numbers but holds {len(numbers)}.")
+        raise UserError(f"This BVH file announces {frames[1]} frames of {width} numbers but holds {len(numbers)}.")
     return skeleton, numbers.reshape(-1, width), float(frame_time[1])
 
 
@@ -146,7 +147,7 @@ def read(path: str | Path) -> Recording:
     try:
         skeleton, values, frame_time = parse(path.read_text(errors="replace"))
     except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from error
+        raise UserError(f"{path.name}: {error}") from error
     names = [re.sub(r"[^a-z0-9]", "", name.split(":")[-1].lower()) for name in skeleton.names]
     found = {joint: _find(names, joint) for joint in JOINTS if "_" in joint}
     needed = [
@@ -156,7 +157,7 @@ def read(path: str | Path) -> Recording:
     ]
     missing = [joint for joint in needed if found[joint] is None]
     if missing:
-        raise ValueError(f"{path.name}: no joint recognised as {missing[0]}: rename the joints as CMU or Mixamo do.")
+        raise UserError(f"{path.name}: no joint recognised as {missing[0]}: rename the joints as CMU or Mixamo do.")
     world, position = _motion(skeleton, values)
     rest = torch.tensor(skeleton.offsets)
     for joint in range(1, len(rest)):
@@ -165,7 +166,7 @@ def read(path: str | Path) -> Recording:
     trunk = [joint for joint in line_left if joint in line_right]
     head = next((index for index, name in enumerate(names) if name == "head"), None)
     if head is None:
-        raise ValueError(f"{path.name}: no joint recognised as head: rename the joints as CMU or Mixamo do.")
+        raise UserError(f"{path.name}: no joint recognised as head: rename the joints as CMU or Mixamo do.")
     neck = [joint for joint in _line(skeleton, head) if joint not in trunk]
     # Our axes in the file's: left from hip to hip, up from hips to head.
     hips = rest[[found["left_hip"], found["right_hip"]]]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from mega_backend.rotations import conjugate, multiply
+from train import command
 from train.data import amass, bvh, mocap
 
 _POSES_A_SECOND = 10
@@ -88,4 +89,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.run(main)

@@ -27,7 +27,7 @@ from mega_backend.body import Body
 from mega_backend.people import Detection, square_crop
 from mega_backend.people.looking import MAIN, MIRRORED, Circle, Eye, as_detection, circle_round, pyramid
 from mega_backend.people.pose_network import shared_network
-from train import metrics
+from train import command, metrics
 from train.data import mocap, photographs, views
 from train.data.bank import prepare
 from train.data.detections import Detections
@@ -290,4 +290,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mega_backend.plausibility import JOINTS, PARENTS
+from train.config import UserError
 
 _OTHER_SIDE = {"left": "right", "right": "left"}
 MIRROR = tuple(JOINTS.index("_".join(_OTHER_SIDE.get(word, word) for word in name.split("_"))) for name in JOINTS)
@@ -38,13 +39,13 @@ class Recording:
 
 def _files(folder: str | Path, split: str) -> list[Path]:
     if split not in SPLITS:
-        raise ValueError(f"No motion capture split {split!r}: use one of {', '.join(SPLITS)}.")
+        raise UserError(f"No motion capture split {split!r}: use one of {', '.join(SPLITS)}.")
     folder = Path(folder)
     if not (folder / "index.json").is_file():
         raise FileNotFoundError(f"No motion capture in {folder}: name a folder with index.json, train, val and test.")
     index = json.loads((folder / "index.json").read_text())
     if tuple(index["joint_names"]) != JOINTS or tuple(index["parents"]) != PARENTS:
-        raise ValueError(f"{folder / 'index.json'} has another skeleton than the usual 22 joints: convert it first.")
+        raise UserError(f"{folder / 'index.json'} has another skeleton than the usual 22 joints: convert it first.")
     files = sorted((folder / split).glob("*.npz"))
     if not files:
         raise FileNotFoundError(f"No recordings in {folder / split}: put its .npz files there.")

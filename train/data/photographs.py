@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from mega_backend.body import Body
 from mega_backend.rotations import matrix_from_6d, sixd_from_matrix
+from train import command
 from train.data import mocap, raycast
 from train.data.bodies import BodySampler
 from train.data.raycast import Camera, Thing
@@ -304,4 +305,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

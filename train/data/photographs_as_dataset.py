@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from mega_backend.rotations import axis_angle_from_quaternion
+from train import command
 from train.data import annotations
 from train.data.annotations import Annotations
 from train.data.anny import AnnyBodies
@@ -91,4 +92,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -18,7 +18,7 @@ from pydantic import Field
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from train.config import Config
+from train.config import Config, UserError
 from train.data.annotations import JOINT_MIRRORS, MIRROR_SMPL24, POSE_JOINTS, AnnotationError, Annotations
 
 # How often in a row a picture may be unreadable before training stops: more than that is a wrong folder.
@@ -26,7 +26,7 @@ PATIENCE = 20
 _MIRROR_POSE = np.array(MIRROR_SMPL24[:POSE_JOINTS])
 
 
-class BrokenPicture(ValueError):
+class BrokenPicture(UserError):
     """A picture that cannot be read or whose box misses it."""
 
 

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from mega_backend import foreign
 from mega_backend.checkpoint import CheckpointError
 from mega_backend.smpl import SMPLBody, read
+from train.config import UserError
 
 GENDERS = ("neutral", "male", "female")
 BETAS = 10
 BODY_JOINTS = 21
 
 
-class ModelFileError(ValueError):
+class ModelFileError(UserError):
     """A body model file or joint regressor that cannot be used; the message says which and why."""
 
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from mega_backend.body import Body
 from mega_backend.rotations import axis_angle_from_quaternion
+from train import command
 from train.data import annotations, mocap, raycast, shapes
 from train.data.annotations import ANNOTATED24, AnnotationError, Annotations
 from train.data.anny import AnnyBodies, annotated24
@@ -321,4 +322,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -23,6 +23,7 @@ from mega_backend import checkpoint
 from mega_backend.model.mega import Mega
 from mega_backend.rotations import matrix_from_6d, matrix_from_axis_angle
 from train import metrics, report
+from train.config import UserError
 from train.data import annotations
 from train.data.annotations import OCCLUDED_3DPW
 from train.data.anny import AnnyBodies
@@ -178,8 +179,7 @@ def evaluate(
         rotation_6d, _ = model.pose(features)
         rotation = matrix_from_6d(rotation_6d.float())
         best = tokenizer.decode(model.best(features).tokens)
-        trace = (rotation * true_rotation).sum((1, 2))
-        note(row=part["row"], degrees=torch.rad2deg(torch.acos(((trace - 1) / 2).clamp(-1, 1))))
+        note(row=part["row"], degrees=metrics.degrees(rotation, true_rotation))
         note(**joint_errors(best, rotation, truth, true_rotation, bodies, joint_set))
         note(body=bodies.joints(truth, joint_set), rotation=true_rotation)
         if samples and isinstance(model, Mega):
@@ -197,7 +197,7 @@ def evaluate(
         bar.update(len(truth))
     bar.close()
     if not found:
-        raise ValueError(f"no picture in {source.folder} could be read: check --pictures")
+        raise UserError(f"no picture in {source.folder} could be read: check --pictures")
     return {name: torch.cat(values).numpy() for name, values in found.items()}
 
 
@@ -307,12 +307,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate, print the table, write the files; returns the numbers."""
     loaded = checkpoint.load(args.model, args.device)
     if loaded.model is None or loaded.tokenizer is None:
-        raise ValueError(f"{args.model} lacks its model or its tokenizer: give a complete model folder")
+        raise UserError(f"{args.model} lacks its model or its tokenizer: give a complete model folder")
     people = annotations.read(args.data)
     if args.dataset == "3dpw-occ":
         people = people.of_sequences(OCCLUDED_3DPW)
     if not len(people):
-        raise ValueError(f"{args.data} has nobody of {args.dataset}: prepare it with `--split all`")
+        raise UserError(f"{args.data} has nobody of {args.dataset}: prepare it with `--split all`")
     if args.limit and args.limit < len(people):
         people = people.select(np.linspace(0, len(people) - 1, args.limit).astype(int))
     if people.body == "anny":
@@ -320,7 +320,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     else:
         given = {gender: getattr(args, gender) for gender in GENDERS if getattr(args, gender)}
         if not given or args.h36m is None:
-            raise ValueError("SMPL datasets need --neutral, --male, --female (as their genders ask) and --h36m")
+            raise UserError("SMPL datasets need --neutral, --male, --female (as their genders ask) and --h36m")
         bodies = SmplBodies(given, args.h36m)
         bodies.check_genders(people.gender, str(args.data))
     found = evaluate(

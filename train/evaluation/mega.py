@@ -23,13 +23,16 @@ from mega_backend.body import Body
 from mega_backend.model.mega import Mega
 from mega_backend.model.sampling import row_generator
 from mega_backend.people import Detection
+from mega_backend.people.looking import MAIN
 from mega_backend.recovery import Recoverer
 from mega_backend.rotations import matrix_from_6d, matrix_from_axis_angle
 from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE
 from train import metrics, report
+from train.config import UserError
 from train.data import views
 from train.data.bank import Bank, prepare
 from train.data.bodies import held_out
+from train.images import joints_of_points
 
 HELP = "MEGA from landmarks: PVE, MPJPE, PA-MPJPE, best of Q, diversity, calibration"
 SETTINGS = {
@@ -46,7 +49,6 @@ SETTINGS = {
 }
 CROP_PIXELS = 500
 """Half the side of the crop in the picture that the refined rows pretend to see; the picture is twice as large."""
-LIMBS = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
 LSP14 = list(metrics.BODY22_TO_LSP14)
 
 
@@ -71,14 +73,7 @@ class MeshJoints:
     """Joints straight from the points a tokenizer decodes: regressor and lift as one matrix, no full mesh."""
 
     def __init__(self, body: Body, tokenizer: MeshVQVAE, name: str) -> None:
-        regressor = body.regressor(name)
-        if tokenizer.lifted:
-            count = len(tokenizer.points)
-            weights = regressor.new_zeros(len(regressor), count)
-            places = tokenizer.lift_points.long().flatten()
-            values = (regressor[:, :, None] * tokenizer.lift_weights[None]).flatten(1)
-            regressor = weights.index_add(1, places, values)
-        self.matrix = regressor
+        self.matrix = joints_of_points(tokenizer, body.regressor(name))
 
     def __call__(self, points: Tensor) -> Tensor:
         """points (…, P, 3) → joints (…, J, 3)."""
@@ -129,16 +124,17 @@ def evaluate(
 
         best = model.best(condition)
         points = tokenizer.decode_points(tokenizer.quantiser.lookup(best.tokens)).cpu()
-        _note_errors(note, "", points, rotation, j22, coco, true_j22, true_coco, true_rotation)
+        _note_errors(note, points, rotation, j22, coco, true_j22, true_coco, true_rotation)
         mesh = tokenizer.lift(points.to(device)).cpu()
         moved = metrics.moved_to(mesh, j22(points)[:, 0]) @ rotation.mT
         note("pve", metrics.distances(moved, metrics.moved_to(true_mesh, true_j22[:, 0]) @ true_rotation.mT))
         note("canonical_pve", metrics.distances(mesh, true_mesh))
-        note("degrees", _degrees(rotation, true_rotation))
+        note("degrees", metrics.degrees(rotation, true_rotation))
         known = view.landmarks_3d[start:stop].isfinite().flatten(1).all(1)
-        truth = bank.landmarks[start:stop][:, LIMBS]
+        truth = bank.landmarks[start:stop][:, list(MAIN)]
         note(
-            "detector_pa_mpjpe", metrics.aligned_distances(view.landmarks_3d[start:stop][known][:, LIMBS], truth[known])
+            "detector_pa_mpjpe",
+            metrics.aligned_distances(view.landmarks_3d[start:stop][known][:, list(MAIN)], truth[known]),
         )
 
         if start < sampled:
@@ -221,7 +217,7 @@ def evaluate_refined(
         note("mpjpe", distance[:, 0])
         note("pve", metrics.distances(mesh, true_mesh))
         rotation = torch.stack([torch.as_tensor(person.rotation[0]) for person in people])
-        note("degrees", _degrees(rotation, view.rotation[start:stop]))
+        note("degrees", metrics.degrees(rotation, view.rotation[start:stop]))
         if stop <= sampled and samples > 1:
             note("sample_pa_mpjpe", aligned)
             note("sample_mpjpe", distance)
@@ -236,19 +232,15 @@ def evaluate_refined(
     return _summary({name: torch.cat(parts) for name, parts in found.items()})
 
 
-def _note_errors(note, prefix, points, rotation, j22, coco, true_j22, true_coco, true_rotation) -> None:
+def _note_errors(note, points, rotation, j22, coco, true_j22, true_coco, true_rotation) -> None:
     joints = j22(points)
-    note(prefix + "pa_mpjpe", metrics.aligned_distances(joints[:, LSP14], true_j22[:, LSP14]))
+    note("pa_mpjpe", metrics.aligned_distances(joints[:, LSP14], true_j22[:, LSP14]))
     turned = metrics.moved_to(joints, joints[:, 0]) @ rotation.mT
     true = metrics.moved_to(true_j22, true_j22[:, 0]) @ true_rotation.mT
-    note(prefix + "mpjpe", metrics.distances(turned[:, LSP14], true[:, LSP14]))
+    note("mpjpe", metrics.distances(turned[:, LSP14], true[:, LSP14]))
     # Canonical meshes have their mean vertex at the origin already.
     released = metrics.distances(coco(points) @ rotation.mT, true_coco @ true_rotation.mT)
-    note(prefix + "released_mpjpe", released)
-
-
-def _degrees(rotation: Tensor, truth: Tensor) -> Tensor:
-    return torch.rad2deg(torch.acos((((rotation * truth).sum((1, 2)) - 1) / 2).clamp(-1, 1)))
+    note("released_mpjpe", released)
 
 
 def _summary(found: dict[str, Tensor]) -> dict[str, Any]:
@@ -296,6 +288,8 @@ def plots(errors: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.nd
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate and print; returns the numbers."""
     recoverer = Recoverer.load(args.model, args.device)
+    if not isinstance(recoverer.body, Body) or not recoverer.reads_landmarks:
+        raise UserError(f"{args.model} does not read landmarks of the bundled body: try `train.evaluate hmr`.")
     body = Body.bundled()
     joints_only = body.subset(torch.arange(1))
     results: dict[str, Any] = {"model": recoverer.card["name"], "steps": args.steps, "temperature": args.temperature}

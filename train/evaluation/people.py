@@ -21,6 +21,7 @@ import mega_backend
 from mega_backend.body import Body
 from mega_backend.plausibility import BEYOND_DEGREES, INTO_MILLIMETRES, Judge
 from train import report
+from train.config import UserError
 from train.data.bodies import BodySampler, held_out
 
 HELP = "random people: joint limits, self-intersection, distance to real poses, coverage"
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     recoverer = mega_backend.load(args.model, device="cpu")
     body, tokenizer = recoverer.body, recoverer.tokenizer
     if not isinstance(body, Body):
-        raise SystemExit(f"{args.model} is not of the bundled body, whose real poses are known: give one that is.")
+        raise UserError(f"{args.model} is not of the bundled body, whose real poses are known: give one that is.")
     options = {"steps": args.steps, "temperature": args.temperature}
     drawn = recoverer.model.draw(None, count=args.people, generator=args.seed, **options).tokens[0]
     first = torch.cat([tokenizer.decode(part) for part in drawn.split(25)])

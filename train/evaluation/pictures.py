@@ -22,6 +22,7 @@ from mega_backend import overlay
 from mega_backend.people.looking import MAIN
 from mega_backend.result import Person, Recovery
 from train import metrics, report
+from train.config import UserError
 from train.data import photographs
 from train.data.detector import match, read_picture
 from train.data.photographs import Truth
@@ -204,7 +205,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     cases, missed, strangers = evaluate(recover, paths, body)
     if not cases:
-        raise SystemExit(f"nobody was found in any of {len(paths)} pictures: is {args.folder} the right folder?")
+        raise UserError(f"nobody was found in any of {len(paths)} pictures: is {args.folder} the right folder?")
     rows = summary(cases)
     text = table(rows) + (
         f"\n\n{len(paths)} pictures; {len(missed)} people missed of whom half the main joints are seen; "

@@ -32,6 +32,7 @@ from mega_backend.video.motion import MotionOptions, MotionSolver, TrackedPerson
 from mega_backend.video.recover import LONGEST_CHUNK
 from mega_backend.video.tracking import Sighting
 from train import metrics
+from train.config import UserError
 from train.data import mocap, shapes, views
 from train.data.retarget import Retargeter
 
@@ -221,7 +222,7 @@ def pick(folder: Path, split: str, clips: int, frames: int) -> list[mocap.Record
     """
     fitting = [r for r in mocap.recordings(folder, split) if len(r.quaternions) >= frames]
     if not fitting:
-        raise SystemExit(f"No recording of {folder} has {frames} frames: ask for fewer.")
+        raise UserError(f"No recording of {folder} has {frames} frames: ask for fewer.")
     return [fitting[i] for i in np.linspace(0, len(fitting) - 1, min(clips, len(fitting))).astype(int)]
 
 
