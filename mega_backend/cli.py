@@ -1,4 +1,4 @@
-"""The command line: `mega recover | random | resample | batch | info | import | serve`.
+"""The command line: `mega recover | random | resample | video | explain | batch | info | import | serve`.
 
 Each command lists its options only when it is the one that was asked for, so that `mega --help` is instant and only
 `mega serve` needs the server's packages. Exit codes: 0 done, 1 failed, 2 bad input or bad options.
@@ -31,21 +31,26 @@ class Command:
     run: Callable[[argparse.Namespace], int]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code. Errors of the user's making are one sentence on standard error."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
+def parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """What reads these arguments: of the commands, only the one that they name knows its options."""
+    top = argparse.ArgumentParser(
         prog="mega", description="MEGA Mesh Recovery: photographs to body meshes, one best guess or many alternatives."
     )
-    parser.add_argument("--version", action="version", version=f"mega {__version__}")
-    choices = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    top.add_argument("--version", action="version", version=f"mega {__version__}")
+    choices = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     wanted = next((word for word in arguments if word in COMMANDS), None)
     for name, command in COMMANDS.items():
         # Whole names only: `--token SECRET` must not be taken for the start of `--token-file`.
         sub = choices.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
         if name == wanted:
             command.add_arguments(sub)
-    options = parser.parse_args(arguments)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code. Errors of the user's making are one sentence on standard error."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser(arguments).parse_args(arguments)
     try:
         return COMMANDS[options.command].run(options)
     except KeyboardInterrupt:

@@ -109,6 +109,7 @@ def _identity(options: argparse.Namespace, size: tuple[int, int], model: str) ->
     names = ("hypotheses", "seed", "steps", "temperature", "start", "stop", "step", "rate", "focal", "precision")
     return {
         "version": __version__,
+        "journal": 2,
         "clip": [str(source.resolve()), *([stamp.st_size, stamp.st_mtime_ns] if stamp else [])],
         "size": list(size),
         "model": [options.model, model],

@@ -8,15 +8,13 @@ here: see `tracking`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 
 from mega_backend import people
 from mega_backend.people.looking import (
-    AGREEMENT,
-    FEWEST_SEEN,
     MAIN,
     Circle,
     Eye,
@@ -38,7 +36,20 @@ from .tracking import Sighting
 CUT = 0.55
 """Histograms of neighbouring frames that overlap by less than this belong to different shots."""
 LEGS = (23, 24, 25, 26)
+HEAD_AND_MAIN = (*range(11), *MAIN)
+FEWEST_FOLLOWED = 6
+"""Of somebody whom a neighbouring frame shows, so many landmarks of head and main joints must lie in the picture."""
+FOLLOWED_AGREEMENT = 0.1
+"""How much looks may differ at somebody whom a neighbouring frame shows, as `looking.AGREEMENT` of strangers."""
 _POSE, _CIRCLE = ("points", "visibility", "world", "disagreement"), ("centre", "top", "score")
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Somebody in a frame, and by how many pixels (2,) they have moved from the neighbouring frame before or after."""
+
+    pose: Pose
+    moved: np.ndarray = field(default_factory=lambda: np.zeros(2))
 
 
 class Watcher:
@@ -51,7 +62,7 @@ class Watcher:
     def __init__(self, smallest: float = 0.4, network: PoseNetwork | None = None) -> None:
         self.smallest = smallest
         self.network = network
-        self._poses: list[Pose] = []
+        self._people: list[Followed] = []
         self._histogram: np.ndarray | None = None
         self._begun = False
 
@@ -65,74 +76,76 @@ class Watcher:
         network = self.network or shared_network()
         eyes = [None if f.picture is None else Eye(pyramid(f.picture), network) for f in frames]
         cuts = [self._is_cut(frame) for frame in frames]
-        found: list[list[Pose]] = []
+        found: list[list[Followed]] = []
         for number, eye in enumerate(eyes):
             if cuts[number]:
-                self._poses = []
+                self._people = []
             if eye is not None:
-                before = self._poses
                 if cuts[number] or not self._begun:
-                    self._poses = self._search(frames[number], eye)
+                    self._people = self._search(frames[number], eye)
                     self._begun = True
                 else:
-                    followed = eye.map(_follow, before)
-                    self._poses = distinct_poses([pose for pose in followed if pose is not None])
-            found.append([] if eye is None else list(self._poses))
+                    self._people = _distinct([one for one in eye.map(_follow, self._people) if one is not None])
+            found.append([] if eye is None else list(self._people))
             looked(number + 1)
         readable = [number for number, eye in enumerate(eyes) if eye is not None]
         if readable:
             self._look_around(frames, eyes, cuts, found, readable)
-            self._poses = list(found[readable[-1]])
+            self._people = list(found[readable[-1]])
         sightings = [
-            [_sighting(frame.picture, pose) for pose in poses] for frame, poses in zip(frames, found, strict=True)
+            [_sighting(frame.picture, one.pose) for one in people] for frame, people in zip(frames, found, strict=True)
         ]
         return sightings, cuts
 
     def state(self) -> dict[str, np.ndarray]:
         """What the next chunk needs to know of this one, as arrays that `restore` reads."""
-        poses = {f"pose_{name}": np.array([getattr(pose, name) for pose in self._poses]) for name in _POSE}
-        circles = {f"circle_{name}": np.array([getattr(p.circle, name) for p in self._poses]) for name in _CIRCLE}
+        poses = [one.pose for one in self._people]
         histogram = np.zeros(0) if self._histogram is None else self._histogram
-        return {**poses, **circles, "histogram": histogram, "begun": np.array(self._begun)}
+        return {
+            **{f"pose_{name}": np.array([getattr(pose, name) for pose in poses]) for name in _POSE},
+            **{f"circle_{name}": np.array([getattr(pose.circle, name) for pose in poses]) for name in _CIRCLE},
+            "moved": np.array([one.moved for one in self._people]),
+            "histogram": histogram,
+            "begun": np.array(self._begun),
+        }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on where a watcher with this state stopped."""
         self._begun = bool(state["begun"])
         self._histogram = state["histogram"] if len(state["histogram"]) else None
-        self._poses = []
-        for number in range(len(state["pose_points"])):
+        self._people = []
+        for number, moved in enumerate(state["moved"]):
             centre, top, score = (state[f"circle_{name}"][number] for name in _CIRCLE)
             parts = {name: state[f"pose_{name}"][number] for name in _POSE}
             parts["disagreement"] = float(parts["disagreement"])
-            self._poses.append(Pose(circle=Circle(centre, top, float(score)), **parts))
+            self._people.append(Followed(Pose(circle=Circle(centre, top, float(score)), **parts), moved))
 
-    def _look_around(self, frames, eyes, cuts, found, readable) -> None:
+    def _look_around(self, frames, eyes, cuts, found: list[list[Followed]], readable) -> None:
         """Search the last readable frame as a whole, and follow who is new there backwards."""
         last = readable[-1]
-        for pose in self._search(frames[last], eyes[last]):
-            at = pose
+        for at in self._search(frames[last], eyes[last]):
             for number in reversed(readable):
                 if number != last:
                     at = _follow(eyes[number], at)
-                if at is None or any(is_same_person(at, other) for other in found[number]):
+                if at is None or any(is_same_person(at.pose, other.pose) for other in found[number]):
                     break
                 found[number].append(at)
                 if cuts[number]:
                     break
 
-    def _search(self, frame: Frame, eye: Eye) -> list[Pose]:
-        detections = people.find(frame.picture, smallest=self.smallest, network=eye.network)
-        poses = [eye.look(circle_round(detection.landmarks, detection.score)) for detection in detections]
-        kept = []
-        for detection, pose in zip(detections, poses, strict=True):
-            own = Pose(
+    def _search(self, frame: Frame, eye: Eye) -> list[Followed]:
+        people_found = []
+        for detection in people.find(frame.picture, smallest=self.smallest, network=eye.network):
+            circle = circle_round(detection.landmarks, detection.score)
+            look = eye.look(circle)
+            pose = Pose(
                 detection.landmarks[:, :2].astype(np.float64),
                 detection.landmarks[:, 2].astype(np.float64),
                 detection.landmarks_3d.astype(np.float64),
-                replace(circle_round(detection.landmarks, detection.score) if pose is None else pose.circle, score=1.0),
+                replace(circle if look is None else look.circle, score=1.0),
             )
-            kept.append(own)
-        return kept
+            people_found.append(Followed(pose))
+        return people_found
 
     def _is_cut(self, frame: Frame) -> bool:
         if frame.picture is None:
@@ -143,21 +156,38 @@ class Watcher:
         return before is not None and float(np.minimum(before, histogram).sum()) < CUT
 
 
-def _follow(eye: Eye, pose: Pose) -> Pose | None:
-    """The person of a neighbouring frame in this one: two looks, one mirrored, that agree; None where they do not."""
-    circle = pose.circle
+def _follow(eye: Eye, one: Followed) -> Followed | None:
+    """The person of a neighbouring frame in this one, where they were, else where they were going; None for nobody.
+
+    Who enters or leaves near the camera moves by half their size from one frame of a slow clip to the next.
+    """
+    pose = _looked_at(eye, one.pose, np.zeros(2))
+    if pose is None and one.moved.any():
+        pose = _looked_at(eye, one.pose, one.moved)
+    return None if pose is None else Followed(pose, pose.circle.centre - one.pose.circle.centre)
+
+
+def _looked_at(eye: Eye, pose: Pose, moved: np.ndarray) -> Pose | None:
+    """A pose of a neighbouring frame, moved by some pixels (2,): two looks, one mirrored; None where they disagree."""
+    circle = replace(pose.circle, centre=pose.circle.centre + moved, top=pose.circle.top + moved)
     look, mirrored = eye.look(circle), eye.look_mirrored(circle)
     if look is None or mirrored is None:
         return None
-    seen = [i for i in MAIN if look.visibility[i] > 0.5 and inside(look.points[i], eye.shape)]
-    if len(seen) < FEWEST_SEEN:
+    seen = [i for i in HEAD_AND_MAIN if look.visibility[i] > 0.5 and inside(look.points[i], eye.shape)]
+    if len(seen) < FEWEST_FOLLOWED:
         return None
     disagreement = distance(mirrored, look, seen)
-    # Nobody moves by a quarter of their size from one frame to the next; the network then sees somebody else.
-    moved = float(np.median(np.hypot(*(look.points - pose.points)[seen].T)) / circle.radius)
-    if disagreement > AGREEMENT or moved > 0.25 or not 0.6 < look.circle.radius / circle.radius < 1.6:
+    # Farther from where they are expected than a quarter of their size, the network sees somebody else.
+    off = float(np.median(np.hypot(*(look.points - pose.points - moved)[seen].T)) / circle.radius)
+    if disagreement > FOLLOWED_AGREEMENT or off > 0.25 or not 0.6 < look.circle.radius / circle.radius < 1.6:
         return None
     return combined([look, mirrored], disagreement)
+
+
+def _distinct(followed: list[Followed]) -> list[Followed]:
+    """One for each person."""
+    poses = distinct_poses([one.pose for one in followed])
+    return [one for pose in poses for one in followed if one.pose is pose]
 
 
 def _sighting(picture: np.ndarray, pose: Pose) -> Sighting:
