@@ -14,6 +14,7 @@ from pathlib import Path
 import bpy
 
 from . import command_line_clip, package
+from . import command_line_files as files
 
 _handles: list = []
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"}
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     random.add_argument("-n", "--count", type=int, default=5, help="how many")
     random.add_argument("--seed", type=int, default=0)
     random.add_argument("--animation", action="store_true", help="one body that morphs from one to the next")
-    random.add_argument("-o", "--output", type=Path, required=True, help="the .blend")
+    random.add_argument("-o", "--output", type=files.ending(".blend"), required=True, help="the .blend")
     command_line_clip.add(actions)
     return top
 
@@ -82,10 +83,10 @@ def _recover(arguments: argparse.Namespace) -> int:
     failures = done = 0
     taken: set[Path] = set()
     if single:
-        _empty_file()
+        files.empty()
     for picture in found:
         if not single:
-            _empty_file()
+            files.empty()
         try:
             result = bpy.ops.mega.recover(
                 filepath=str(picture.absolute()), hypotheses=arguments.hypotheses, seed=arguments.seed,
@@ -97,11 +98,11 @@ def _recover(arguments: argparse.Namespace) -> int:
         if "FINISHED" not in result:
             failures += 1
             continue
-        if single or _save(_place(arguments.output, picture, taken)):
+        if single or files.save(_place(arguments.output, picture, taken)):
             done += 1
         else:
             failures += 1
-    saved = not (single and done) or _save(arguments.output)
+    saved = not (single and done) or files.save(arguments.output)
     print(f"mega: {done} of {len(found)} pictures done", flush=True)
     return 0 if saved and not failures else 1
 
@@ -116,31 +117,14 @@ def _place(folder: Path, picture: Path, taken: set[Path]) -> Path:
 
 
 def _random(arguments: argparse.Namespace) -> int:
-    _empty_file()
+    files.empty()
     arrange = "ANIMATION" if arguments.animation else "GRID"
     try:
         bpy.ops.mega.random(count=arguments.count, seed=arguments.seed, arrange=arrange)
     except RuntimeError as error:
         print(f"mega: {str(error).removeprefix('Error: ').strip()}", file=sys.stderr, flush=True)
         return 1
-    return 0 if _save(arguments.output) else 1
-
-
-def _empty_file() -> None:
-    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=False)
-
-
-def _save(path: Path) -> bool:
-    """Save the file; False, and why on standard error, where that does not work."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        bpy.ops.wm.save_as_mainfile(filepath=str(path.absolute()), check_existing=False)
-    except (OSError, RuntimeError) as error:
-        why = getattr(error, "strerror", None) or str(error).removeprefix("Error: ").strip()
-        print(f"mega: {path} cannot be saved ({why}); choose another place with -o", file=sys.stderr, flush=True)
-        return False
-    print(f"mega: {path}", flush=True)
-    return True
+    return 0 if files.save(arguments.output) else 1
 
 
 def register() -> None:

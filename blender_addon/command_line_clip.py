@@ -10,6 +10,7 @@ from typing import Any
 
 import bpy
 
+from . import command_line_files as files
 from .operators.clip import MEGA_OT_recover_clip
 
 
@@ -31,14 +32,14 @@ def add(actions: Any) -> None:
     video.add_argument("-n", "--hypotheses", type=int, default=5, help="to choose from in each frame (5)")
     video.add_argument("--seed", type=int, default=0)
     video.add_argument(
-        "-o", "--output", type=Path, required=True, help="a .blend (point caches lie beside it), or Alembic, .abc"
-    )
+        "-o", "--output", type=files.ending(".blend", ".abc"), required=True,
+        help="a .blend (point caches lie beside it), or Alembic, .abc",
+    )  # fmt: skip
 
 
 def _video(arguments: argparse.Namespace) -> int:
-    bpy.ops.wm.read_homefile(use_empty=True, use_factory_startup=False)
+    files.empty()
     output = arguments.output.absolute()
-    output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix.lower() != ".abc":
         return _recover(arguments, output, str(output.parent))
     if not bpy.app.build_options.alembic:
@@ -63,17 +64,16 @@ def _recover(arguments: argparse.Namespace, output: Path, caches: str) -> int:
     if not any(each.mega_motion.is_tracked for each in bpy.data.objects):
         return 1
     if output.suffix.lower() == ".abc":
-        write_alembic(output)
+        saved = files.write(output, lambda: write_alembic(output))
     else:
         for each in bpy.data.objects:
             for modifier in each.modifiers:
                 if modifier.type == "MESH_CACHE":
                     modifier.filepath = "//" + Path(modifier.filepath).name
-        bpy.ops.wm.save_as_mainfile(filepath=str(output), check_existing=False)
-    print(f"mega: {arguments.output}", flush=True)
+        saved = files.save(output)
     for problem in MEGA_OT_recover_clip.latest_problems:
         print(f"mega: {problem}", file=sys.stderr, flush=True)
-    return 1 if MEGA_OT_recover_clip.latest_problems else 0
+    return 0 if saved and not MEGA_OT_recover_clip.latest_problems else 1
 
 
 def write_alembic(path: Path) -> None:

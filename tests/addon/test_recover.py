@@ -209,3 +209,19 @@ def test_a_result_that_is_undone_while_it_arrives_begins_again(blender, extensio
     blender.data.batch_remove([*blender.data.objects, *blender.data.collections])
     assert importer.receive(protocol.person_message(1, result.people[1])).users_collection
     assert len(people(blender)) == 1 and blender.context.scene.camera is not None
+
+
+@pytest.mark.parametrize("words", [["random", "-o", "crowd.txt"], ["video", "walk.mp4", "-o", "walk.glb"]])
+def test_the_command_line_writes_no_file_under_another_name(blender, words, capsys):
+    from mega_mesh_recovery.blender_addon import command_line
+
+    assert command_line.run(words) == 2
+    assert "must end in .blend" in capsys.readouterr().err
+
+
+def test_the_command_line_says_where_it_cannot_save(blender, tmp_path, capsys):
+    from mega_mesh_recovery.blender_addon import command_line
+
+    (tmp_path / "file").write_text("in the way")
+    assert command_line.run(["random", "-n", "1", "-o", str(tmp_path / "file" / "crowd.blend")]) == 1
+    assert "cannot be saved" in capsys.readouterr().err
