@@ -14,6 +14,11 @@ import torch
 # Where codes have places, some samples go farther than others: the standard deviation of a logarithm, because errors
 # have longer tails than a normal distribution.
 TAILS = 0.2
+# How much of the noise that every number has for itself enters a sample, relative to what was measured of errors; what
+# all share makes up for the rest. Noise of its own in every number spoils a body without saying anything else about it:
+# on validation bodies the best of 25 came to 27.3 mm instead of 28.5, under larger errors to 36.7 instead of 37.6, with
+# as much spread between samples.
+OWN = 0.5
 Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -81,8 +86,8 @@ class Codes(NamedTuple):
     """What is known of the codes where each place has its own.
 
     codebook (T, K, D): where they lie. together (T · D, R): how errors of different places go together. A sample's
-    noise is together · ε plus a part of each number's own, so that all its numbers have unit variance: an arm that is
-    farther forward than expected takes its hand along. Some samples go farther than others.
+    noise is together · ε plus a part of each number's own (`OWN`), so that all its numbers have unit variance: an arm
+    that is farther forward than expected takes its hand along. Some samples go farther than others.
     """
 
     codebook: torch.Tensor
@@ -93,8 +98,10 @@ class Codes(NamedTuple):
         size, rank = self.together.shape
         drawn = torch.stack([torch.randn(rank + size + 1, generator=generator) for generator in generators])
         drawn = drawn.to(self.together)
-        own = (1 - self.together.square().sum(1)).clamp_min(0).sqrt()
-        joint = drawn[:, :rank] @ self.together.T + own * drawn[:, rank:-1]
+        explained = self.together.square().sum(1)
+        own = torch.where(explained > 0, OWN * (1 - explained).clamp_min(0).sqrt(), 1.0)
+        scale = ((1 - own.square()) / explained.clamp_min(1e-12)).sqrt()
+        joint = scale * (drawn[:, :rank] @ self.together.T) + own * drawn[:, rank:-1]
         far = torch.exp(TAILS * drawn[:, -1:] - TAILS**2)
         return (far * joint).view(len(drawn), len(self.codebook), -1)
 

@@ -129,14 +129,17 @@ def test_every_place_has_codes_of_its_own():
     assert torch.equal(sampling.expected_code(certain, codebook), codes)
 
 
-def test_noise_of_different_places_goes_together():
-    """Unit variance everywhere, and the correlations that `together` says."""
-    together = torch.tensor([[0.9, 0.0], [0.0, 0.5], [-0.9, 0.0], [0.0, 0.0]])
+@pytest.mark.parametrize("own", [0.0, 0.5, 1.0])
+def test_noise_of_different_places_goes_together(monkeypatch, own):
+    """Unit variance everywhere; correlations that `together` says, and stronger the less each place has for itself."""
+    monkeypatch.setattr(sampling, "OWN", own)
+    together = torch.tensor([[0.9, 0.0], [0.0, 0.5], [-0.6, 0.0], [0.0, 0.0]])
     codes = sampling.Codes(torch.zeros(2, 5, 2), together)
     noise = codes.noise([sampling.row_generator(3, row) for row in range(40000)]).flatten(1)
     covariance = noise.T @ noise / len(noise)
-    expected = together @ together.T
-    expected.fill_diagonal_(1.0)
+    first, third = (1 - own**2 * (1 - share**2) for share in (0.9, 0.6))
+    expected = torch.eye(4)
+    expected[0, 2] = expected[2, 0] = -((first * third) ** 0.5)
     torch.testing.assert_close(covariance, expected, atol=0.05, rtol=0)
 
 
