@@ -109,7 +109,7 @@ class Job:
     def seconds_left(self) -> float | None:
         """An estimate from the progress so far; None while there is too little of it, or where the text has one."""
         elapsed = time.monotonic() - self.started
-        if self.fraction <= 0.05 or elapsed < 1 or self.text.endswith("left"):
+        if not 0.05 < self.fraction < 1 or elapsed < 1 or self.text.endswith("left"):
             return None
         return elapsed * (1 - self.fraction) / self.fraction
 

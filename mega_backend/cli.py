@@ -233,6 +233,9 @@ def _info(options: argparse.Namespace) -> int:
         print(f"network      {loaded.config['model']['kind']}, {count / 1e6:.1f} million parameters")
     for line in importing.origins(loaded.config):
         print(f"from         {line}")
+    card = loaded.folder / "MODEL_CARD.md"
+    if card.is_file():
+        print(f"how good     {card}")
     for line in importing.missing(loaded.config):
         print(f"missing      {line}")
     return 0

@@ -43,7 +43,7 @@ class Iteration(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
-    parser.add_argument("picture", metavar="PICTURE")
+    parser.add_argument("picture", metavar="PICTURE", help="JPEG, PNG, WebP, TIFF, BMP or GIF")
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="where the sheets go")
     parser.add_argument("--person", type=int, metavar="P", help="only this one, from 1 (all; the largest first)")
 

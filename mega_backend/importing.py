@@ -462,6 +462,12 @@ def _provenance_text(entry: Any) -> str:
     if isinstance(entry, dict) and {"file", "what"} <= set(entry):
         digest = f" (SHA-256 {entry['sha256'][:12]}…)" if "sha256" in entry else ""
         return f"{entry['file']}: {entry['what']}{digest}"
+    if isinstance(entry, dict) and "stage" in entry:
+        # What a line holds; all settings are in the folder's config.json.
+        told = [(name, value) for name, value in entry.items() if isinstance(value, int | float | str)]
+        return ", ".join(
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in told
+        )
     return entry if isinstance(entry, str) else json.dumps(entry, ensure_ascii=False)
 
 

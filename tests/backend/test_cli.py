@@ -99,6 +99,9 @@ def test_random_and_resample(tiny_model, tmp_path):
 def test_info(tiny_model, capsys):
     assert mega("info", "--model", tiny_model) == 0
     assert "13718 vertices" in capsys.readouterr().out
+    assert mega("info") == 0
+    told = capsys.readouterr().out
+    assert "MODEL_CARD.md" in told and max(map(len, told.splitlines())) < 200
 
 
 @pytest.mark.parametrize(
