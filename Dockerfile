@@ -7,7 +7,8 @@
 # torch's wheel brings its own CUDA libraries, so that a plain Python image and the host's driver suffice.
 FROM python:3.11-slim-bookworm
 
-# What OpenCV and MediaPipe link against.
+# What OpenCV and MediaPipe link against; in the versions that have Debian's latest security updates.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libegl1 libgl1 libgles2 libglib2.0-0 \
     && rm -rf /var/lib/apt/lists/*
@@ -17,10 +18,10 @@ WORKDIR /opt/mega
 COPY pyproject.toml README.md LICENSE ./
 COPY mega_backend ./mega_backend
 COPY train ./train
-RUN pip install --no-cache-dir ".[cluster]"
-
-RUN useradd --create-home mega
-USER mega
+# The user is a number, by which a cluster knows that it is not root. The version is that of the sources.
+# hadolint ignore=DL3013
+RUN pip install --no-cache-dir ".[cluster]" && useradd --uid 1000 --create-home mega
+USER 1000
 WORKDIR /home/mega
 ENV PYTHONUNBUFFERED=1
 

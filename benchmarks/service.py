@@ -339,10 +339,10 @@ def at_rest(server: Server) -> float:
 
 
 def memory_report(samples: np.ndarray) -> list[str]:
-    """Lines about samples (N,2) of seconds and MiB: does memory grow?
+    """Lines about samples (N,2) of seconds and MiB: does memory stay as it is?
 
-    Now and then the allocator gives back at once what was freed long before, and single samples fall; growth would show
-    in the quarters' medians and highest values, and in the trend (the median of all slopes between two samples).
+    Single samples first, which is the strictest; then medians and highest values of half minutes and of quarters, and
+    the trend (the median of all slopes between two samples), in which growth would show whatever single samples do.
     """
     times, values = samples.T
     middle = np.median(values)
@@ -350,17 +350,17 @@ def memory_report(samples: np.ndarray) -> list[str]:
     def around(numbers: Sequence[float]) -> str:
         return f"{100 * (min(numbers) / middle - 1):+.1f} % {100 * (max(numbers) / middle - 1):+.1f} %"
 
-    parts = np.array_split(values, 4)
-    medians, highest = [np.median(part) for part in parts], [np.max(part) for part in parts]
+    minutes = np.floor((times - times[0]) / 30)
+    halves = [values[minutes == each] for each in np.unique(minutes)]
+    quarters = np.array_split(values, 4)
     first, second = np.triu_indices(len(times), 1)
     slope = np.median((values[second] - values[first]) / (times[second] - times[first]))
-    return [
-        "memory by quarters of the time after warm-up: median "
-        + ", ".join(f"{value:.0f}" for value in medians) + f" MiB ({around(medians)} around the middle), highest "
-        + ", ".join(f"{value:.0f}" for value in highest) + " MiB",
-        f"trend {600 * slope:+.0f} MiB in ten minutes; single samples {min(values):.0f} to {max(values):.0f} MiB "
-        f"({around(values)})",
-    ]  # fmt: skip
+    lines = [f"memory after warm-up: single samples {min(values):.0f} to {max(values):.0f} MiB ({around(values)})"]
+    for label, parts in (("half minutes", halves), ("quarters", quarters)):
+        medians, highest = [np.median(part) for part in parts], [np.max(part) for part in parts]
+        numbers = ", ".join(f"{value:.0f}" for value in medians)
+        lines.append(f"medians of {label} {around(medians)}, highest values {around(highest)}: {numbers} MiB")
+    return [*lines, f"trend {600 * slope:+.0f} MiB in ten minutes"]
 
 
 def mixed(pictures: list[bytes], server: Server) -> Iterator[Question]:

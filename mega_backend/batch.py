@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shutil
 import sys
 import threading
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import mega_backend
-from mega_backend import __version__, export
+from mega_backend import Cancelled, __version__, export
 from mega_backend.files import OutputError, atomic_write
 from mega_backend.pictures import PictureError
 from mega_backend.protocol import topology_of
+
+log = logging.getLogger("mega.batch")
 
 PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".mts", ".m2ts", ".ogv", ".wmv", ".flv")
@@ -143,6 +146,12 @@ class FileRecovery:
             return self._video(item, recoverer, stopped) if item.is_video else self._picture(item, recoverer)
         except (PictureError, OutputError, ValueError) as error:
             return Outcome(item.source, error=str(error))
+        except Cancelled:
+            raise
+        except Exception as error:
+            # Whatever one file of thousands does, the others go on; the cause goes to the log.
+            log.exception("no result for %s", item.source)
+            return Outcome(item.source, error=f"failed unexpectedly ({type(error).__name__}: {error})")
 
     def _picture(self, item: Item, recoverer: Any) -> Outcome:
         settings = self.settings

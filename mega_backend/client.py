@@ -68,7 +68,7 @@ class Stream:
 
     def close(self) -> None:
         self._closed.set()
-        sock = self._connection.sock or getattr(getattr(self._response.fp, "raw", None), "_sock", None)
+        sock = _socket_of(self._connection, self._response)
         if sock is not None:
             try:
                 sock.shutdown(socket.SHUT_RDWR)
@@ -183,8 +183,11 @@ class Client:
         if more:
             body = itertools.chain([body], (protocol.encode(message) for message in more))
         connection, response = self._open("POST", request.kind, body, headers)
-        if connection.sock is not None:
-            connection.sock.settimeout(None)  # work may take long; a dead backend closes its sockets
+        sock = _socket_of(connection, response)
+        if sock is not None:
+            # Work may take long. A backend that dies closes its sockets; of a machine that vanishes the system learns.
+            sock.settimeout(None)
+            _keep_alive(sock)
         return Stream(connection, response)
 
     def _open(
@@ -220,6 +223,22 @@ class Client:
             return response.read()
         except (OSError, http.client.HTTPException) as error:
             raise BackendError(_lost(error)) from error
+
+
+def _socket_of(connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> socket.socket | None:
+    """What an answer comes through; the answer alone has it where the other side says that it will close."""
+    return connection.sock or getattr(getattr(response.fp, "raw", None), "_sock", None)
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Let the system ask after the other side when it has said nothing for long, and give up after two minutes."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # The first is called otherwise on macOS.
+    for names, value in ((("TCP_KEEPIDLE", "TCP_KEEPALIVE"), 60), (("TCP_KEEPINTVL",), 15), (("TCP_KEEPCNT",), 4)):
+        for name in names:
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+                break
 
 
 class _closing:

@@ -22,7 +22,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mega_backend.batching import Batcher
-from mega_backend.service import logs
+from mega_backend.service import logs, memory
 from mega_backend.service.app import State, create_app
 from mega_backend.service.gate import is_loopback
 from mega_backend.service.limits import Limits
@@ -198,8 +198,8 @@ def serve(
         Model(load, batcher, report, failed), token=token, loopback=is_loopback(host), limits=limits, batcher=batcher
     )
     config = uvicorn.Config(
-        app, http=bounded_protocol(limits), ws="none", log_config=None, access_log=False, server_header=False,
-        timeout_keep_alive=int(limits.idle_seconds), timeout_graceful_shutdown=3,
+        app, http=bounded_protocol(limits), ws="none", loop="asyncio", log_config=None, access_log=False,
+        server_header=False, timeout_keep_alive=int(limits.idle_seconds), timeout_graceful_shutdown=3,
     )  # fmt: skip
     server = _Server(config, app.state.mega, idle_timeout, 0.0 if stop_with_stdin else grace)
     # uvicorn raises the signal again after an orderly end; with these in place that is exit code 0.
@@ -255,6 +255,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """`mega serve`."""
     sleep_while_waiting()
+    memory.keep()
     logs.configure(arguments.log)
     return serve(
         loader(arguments.model, arguments.device), arguments.host, arguments.port, read_token(arguments.token_file),

@@ -46,7 +46,8 @@ export default defineConfig({
   server: {
     // `npm run dev` beside a running backend.
     proxy: Object.fromEntries(
-      ["/health", "/body", "/recover", "/resample", "/random"].map((path) => [path, "http://127.0.0.1:8765"]),
+      ["health", "body", "recover", "resample", "random", "find", "video", "pose", "rig", "metrics", "openapi.json"]
+        .map((name) => [`/${name}`, "http://127.0.0.1:8765"]),
     ),
   },
 });

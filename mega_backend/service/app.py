@@ -28,13 +28,14 @@ from mega_backend.protocol import (
     ResampleParameters,
 )
 from mega_backend.result import LANDMARKS, Person, Recovery, ResultError
-from mega_backend.service import logs, openapi
+from mega_backend.service import logs, memory, openapi
 from mega_backend.service.gate import Gate
 from mega_backend.service.jobs import Jobs, Progress, Work, sentence
 from mega_backend.service.limits import Held, Limits
 from mega_backend.service.metrics import Metrics
 from mega_backend.service.model import Model
 from mega_backend.service.page import add_page
+from mega_backend.service.spool import Shelf
 from mega_backend.service.streams import Upload
 from mega_backend.service.video import add_video
 
@@ -73,12 +74,12 @@ class State:
         self.jobs = Jobs(lambda: model.recoverer, batcher, limits.active, limits.waiting)
         self.jobs.ended = lambda job: metrics.results.labels(job.endpoint, job.end).inc()
         self.held = Held(limits.held_bytes, "holds too many large pictures")
-        self.spooled = Held(limits.spooled_bytes, "stores too many clips")
+        self.shelf = Shelf(limits)
         self.decoding = asyncio.Semaphore(DECODED_TOGETHER)
         metrics.gauge("mega_running", "Requests that are worked on", lambda: self.jobs.running)
         metrics.gauge("mega_waiting", "Requests that wait for their turn", lambda: self.jobs.waiting)
         metrics.gauge("mega_held_bytes", "Uploads and decoded pictures in memory", lambda: self.held.bytes)
-        metrics.gauge("mega_spooled_bytes", "Clips on disk", lambda: self.spooled.bytes)
+        metrics.gauge("mega_spooled_bytes", "Clips on disk", lambda: self.shelf.held.bytes)
         metrics.gauge("mega_out_of_memory", "Times that the device was out of memory", lambda: batcher.out_of_memory)
         metrics.gauge("mega_ready", "1 once the model is loaded", lambda: model.status == "ready")
 
@@ -107,14 +108,18 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(state.shelf.tidy)
         batcher.start()
         state.jobs.start()
         if model.status == "loading":
             model.start()
+        tidying = asyncio.create_task(memory.give_back_at_rest(state.jobs))
         yield
+        tidying.cancel()
         await state.jobs.drain(0)
         state.jobs.stop()
         batcher.stop()
+        state.shelf.close()
 
     app = FastAPI(
         title="MEGA Mesh Recovery", version=__version__, description=openapi.DESCRIPTION, docs_url=None, redoc_url=None,
@@ -226,6 +231,9 @@ def _add_work(app: FastAPI, state: State) -> None:
             _at_most("hypotheses", values.hypotheses, limits.hypotheses)
             recovery = recovery_of(values, message)
             picture = await _decoded(message, state) if "picture" in message.arrays else None
+            held = [*vars(recovery.people[0]).values(), picture]
+            del message
+            upload.lease.resize(sum(array.nbytes for array in held if array is not None))
             return upload.answer(resample_work(values, recovery, picture))
 
     @app.post("/random", openapi_extra=openapi.request_of(RandomParameters), **options)

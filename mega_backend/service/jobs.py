@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -46,6 +47,7 @@ class Job:
         self.end = "waiting"
         self.people = 0
         self.cancelled = threading.Event()
+        self.finished = False
         self._why: Message | None = None
         self._release = release
         self._loop = asyncio.get_running_loop()
@@ -72,7 +74,7 @@ class Job:
 
     def finish(self, end: str, last: Message | None = None) -> None:
         """The last message, if any, and the end of the stream."""
-        self.end = end
+        self.end, self.finished = end, True
         last = last if last is not None else self._why
         if last is not None:
             self._send(protocol.encode(last))
@@ -85,7 +87,8 @@ class Job:
             yield data
 
     def _send(self, data: bytes | None) -> None:
-        if not self._loop.is_closed():
+        # The loop may be closed by now: nobody listens any more.
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._messages.put_nowait, data)
 
 
@@ -139,7 +142,7 @@ class Jobs:
             waited = job in self._queue
             if waited:
                 self._queue.remove(job)
-            elif job in self._running:
+            elif job in self._running and not job.finished:
                 self._batcher.cancel(job.requester)
         if waited:
             job.finish("cancelled")
@@ -173,10 +176,11 @@ class Jobs:
                 end, last = self._do(job)
                 job.finish(end, last)
             finally:
-                with self._changed:
-                    self._running.discard(job)
+                # Counted before it is over: who sees the queue idle finds the numbers complete.
                 self.last_active = time.monotonic()
                 self.ended(job)
+                with self._changed:
+                    self._running.discard(job)
 
     def _next(self) -> Job | None:
         with self._changed:

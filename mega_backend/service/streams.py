@@ -58,23 +58,26 @@ class Upload:
     async def messages(self, most: int) -> AsyncIterator[Message]:
         """The request's messages as they arrive, of together at most so many bytes; a message at most `body_bytes`."""
         limits = self.state.limits
-        buffer, total, started = bytearray(), 0, time.monotonic()
+        buffer, total, ready, started = bytearray(), 0, 0, time.monotonic()
         chunks = self.request.stream().__aiter__()
         try:
             while True:
                 async with asyncio.timeout(limits.stall_seconds):
                     chunk = await anext(chunks, None)
-                if chunk is None:
-                    break
-                buffer += chunk
-                total += len(chunk)
+                buffer += chunk or b""
+                total += len(chunk or b"")
                 if total > most:
                     raise HTTPException(413, f"The clip is over {most >> 20} MiB; send a shorter or smaller one.")
                 if time.monotonic() - started > limits.upload_seconds + total / limits.slowest:
                     raise HTTPException(408, "The upload is too slow; send a smaller clip.")
                 self.lease.resize(len(buffer))
-                while (message := protocol.take(buffer, limits.body_bytes)) is not None:
-                    yield message
+                # Looking reads the header anew: not with every chunk of a large message.
+                if chunk is None or len(buffer) >= ready:
+                    while (message := protocol.take(buffer, limits.body_bytes)) is not None:
+                        yield message
+                    ready = len(buffer) * 9 // 8
+                if chunk is None:
+                    break
         except ClientDisconnect:
             raise HTTPException(400, "The connection ended in the middle of the request.") from None
         except TimeoutError:

@@ -1,12 +1,10 @@
-"""Clips: taken in on disk, looked at frame by frame, streamed out as people that move. And rigs of single meshes."""
+"""Clips: looked at frame by frame, streamed out as people that move. And rigs of single meshes."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,27 +12,18 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import Response
 
-from mega_backend import pictures, protocol, protocol_motion
+from mega_backend import protocol, protocol_motion
 from mega_backend.protocol import Message, ProtocolError
 from mega_backend.protocol_motion import Build, ClipFacts, Moment, PoseParameters, VideoParameters
 from mega_backend.service import openapi
-from mega_backend.service.jobs import Progress, Work
-from mega_backend.service.limits import Lease, Limits, busy
+from mega_backend.service.jobs import Progress, Work, sentence
+from mega_backend.service.limits import Lease, Limits
+from mega_backend.service.spool import Spool, too_large, too_many
 from mega_backend.service.streams import Upload
 
 if TYPE_CHECKING:
     from mega_backend.service.app import State
 
-# What a file of each kind begins with, as (offset, bytes). Decoders also know playlists, which name other files; those
-# must never reach them.
-CONTAINERS = (
-    *(((4, box),) for box in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")),  # MP4, QuickTime
-    ((0, b"\x1a\x45\xdf\xa3"),),  # Matroska, WebM
-    ((0, b"RIFF"), (8, b"AVI ")),
-    ((0, b"\x00\x00\x01\xba"),), ((0, b"\x00\x00\x01\xb3"),),  # MPEG
-    ((0, b"\x47"), (188, b"\x47")), ((4, b"\x47"), (196, b"\x47")),  # MPEG transport streams
-    ((0, b"OggS"),), ((0, b"FLV"),), ((0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),), ((0, b"GIF8"),),
-)  # fmt: skip
 BUILD_CHANGE = 0.001
 """Metres: a body that has changed by less in the mean is not sent again."""
 
@@ -50,7 +39,7 @@ def add_video(app: FastAPI, state: State) -> None:
     async def video(request: Request) -> Response:
         """The people of a clip, frame by frame."""
         async with Upload(request, state) as upload:
-            spool = Spool(state.limits, state.spooled.lease())
+            spool = Spool(state.limits, state.shelf)
             try:
                 values = await _clip(upload, spool, state.limits)
                 return upload.answer(video_work(values, spool, state.limits, upload.lease), spool.remove)
@@ -71,83 +60,22 @@ def add_video(app: FastAPI, state: State) -> None:
                 raise ProtocolError(f"'vertices' must be finite, and 1 to {state.limits.hypotheses} meshes.")
             return upload.answer(pose_work(vertices.astype(np.float32)))
 
+    @lru_cache(maxsize=1)
+    def encoded_rig(body: Any) -> bytes:
+        return protocol.encode(protocol_motion.rig_topology(body).message())
+
     @app.get("/rig", response_class=Response, responses=openapi.RIG | openapi.refusals(401, 403, 422, 503))
     async def rig() -> Response:
         """The bones and weights of the body as one message."""
         try:
-            topology = protocol_motion.rig_topology(state.model.recoverer.rig.body)
+            body = state.model.recoverer.rig.body
         except ValueError as error:
-            raise HTTPException(422, str(error)) from error
-        return Response(protocol.encode(topology.message()), media_type=protocol.CONTENT_TYPE)
+            raise HTTPException(422, sentence(error)) from error
+        return Response(await asyncio.to_thread(encoded_rig, body), media_type=protocol.CONTENT_TYPE)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # In
-
-
-@dataclass
-class Spool:
-    """A clip on its way in: a file, or a folder of pictures, of ours alone. Names come from us, never from a client."""
-
-    limits: Limits
-    lease: Lease
-    folder: Path | None = None
-    indices: list[int] | None = None
-    """The pictures' numbers, where the clip is a sequence."""
-    _bytes: int = 0
-
-    @property
-    def source(self) -> Path:
-        return self.folder / "pictures" if self.indices is not None else self.folder / "clip"
-
-    def add(self, message: Message) -> None:
-        """The next part or picture. Raises ProtocolError, or the 413, 422, 503 that says what is wrong."""
-        picture = message.kind == "picture"
-        data = protocol_motion.upload_bytes(message, *(("picture", "picture") if picture else ("part", "data")))
-        started = self.folder is not None
-        if started and picture != (self.indices is not None):
-            raise ProtocolError("A clip is sent as 'part' messages or as 'picture' messages, not as both.")
-        self.lease.resize(self._bytes + len(data))
-        self._bytes += len(data)
-        try:
-            if not started:
-                self.folder = Path(tempfile.mkdtemp(prefix="mega-clip-"))
-                if picture:
-                    self.indices = []
-                    self.source.mkdir()
-            if picture:
-                self._add_picture(message.fields.get("index"), data)
-            else:
-                self._add_part(data)
-        except OSError as error:
-            raise busy(f"The backend cannot store the clip ({error.strerror}); free disk space there.", 60) from error
-
-    def _add_part(self, data: bytes) -> None:
-        if not self.source.exists() and not any(
-            all(data[at : at + len(mark)] == mark for at, mark in marks) for marks in CONTAINERS
-        ):
-            raise HTTPException(422, "This is not a video that can be read; convert it to MP4.")
-        with open(self.source, "ab") as file:
-            file.write(data)
-
-    def _add_picture(self, index: Any, data: bytes) -> None:
-        last = self.indices[-1] if self.indices else -1
-        if type(index) is not int or not last < index < 10**9:
-            raise ProtocolError("Pictures of a sequence have growing whole numbers as 'index'.")
-        if len(self.indices) >= self.limits.frames:
-            raise HTTPException(422, _too_many(self.limits))
-        size = pictures.announced_size(data)
-        if size is not None and size[0] * size[1] > self.limits.video_pixels:
-            raise HTTPException(422, _too_large(*size))
-        # The reader looks at the contents; the name only has to sort.
-        (self.source / f"{len(self.indices):08d}.png").write_bytes(data)
-        self.indices.append(index)
-
-    def remove(self) -> None:
-        """Delete what was stored."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self.lease.release()
 
 
 async def _clip(upload: Upload, spool: Spool, limits: Limits) -> VideoParameters:
@@ -168,14 +96,6 @@ async def _clip(upload: Upload, spool: Spool, limits: Limits) -> VideoParameters
     if values is None or spool.folder is None:
         raise ProtocolError("The request holds no clip.")
     return values
-
-
-def _too_large(width: int, height: int) -> str:
-    return f"The clip's frames are too large ({width} × {height}): make it smaller."
-
-
-def _too_many(limits: Limits) -> str:
-    return f"A clip may have at most {limits.frames} frames on this backend; choose a shorter range or a larger step."
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -202,7 +122,7 @@ def video_work(values: VideoParameters, spool: Spool, limits: Limits, lease: Lea
             # Where the backend keeps it is not the client's business.
             raise ClipError(str(error).replace(f"'{spool.source}'", "the clip")) from error
         if (clip.count or 0) > limits.frames:
-            raise ValueError(_too_many(limits))
+            raise ValueError(too_many(limits))
         lease.resize(MOST_FRAMES * 3 * clip.size[0] * clip.size[1])
         options = MotionOptions(
             values.hypotheses, values.seed, values.steps, values.temperature, smoothing=values.smoothing
@@ -213,7 +133,7 @@ def video_work(values: VideoParameters, spool: Spool, limits: Limits, lease: Lea
         frames = recoverer.recover_video(clip, options=options, focal_length=focal_length, progress=progress)
         for number, frame in enumerate(frames):
             if number >= limits.frames:
-                raise ValueError(_too_many(limits))
+                raise ValueError(too_many(limits))
             for person in frame.people:
                 yield from _build(body, person.track, person.shape, builds)
             index = frame.index if spool.indices is None else spool.indices[frame.index]
@@ -293,7 +213,7 @@ def _check_size(path: Path, limits: Limits) -> None:
     width, height = (int(capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
     capture.release()
     if width * height > limits.video_pixels:
-        raise ValueError(_too_large(width, height))
+        raise ValueError(too_large(width, height))
 
 
 def _usual_focal_length(size: tuple[int, int]) -> float:

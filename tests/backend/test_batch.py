@@ -241,6 +241,20 @@ def test_broken_videos_and_formats_that_they_do_not_have_are_sentences(tmp_path)
         batch.plan(tmp_path / "in", tmp_path / "other", Settings(format="obj"))
 
 
+def test_a_picture_on_which_the_model_fails_does_not_end_the_batch(folder, tmp_path, caplog):
+    class Failing(Reading):
+        def recover(self, picture, **options):
+            if Path(picture).name == "4.png":
+                raise RuntimeError("an index is out of bounds")
+            return super().recover(picture, **options)
+
+    items, _ = batch.plan(folder, tmp_path / "out", Settings())
+    outcomes = list(batch.run_here(items, Settings(), Failing, together=2))
+    (failed,) = [outcome for outcome in outcomes if outcome.error]
+    assert failed.source.endswith("4.png") and "unexpectedly (RuntimeError: an index is out" in failed.error
+    assert "Traceback" in caplog.text and check(folder, tmp_path / "out") == 11
+
+
 def test_an_item_outside_is_a_sentence(tmp_path):
     outcome = batch.FileRecovery(Settings(), Reading)(Item(str(tmp_path / "gone.png"), str(tmp_path / "x.npz")))
     assert "no file" in outcome.error

@@ -87,6 +87,13 @@ def test_built_files_are_those_of_the_sources():
     assert built == hashed.hexdigest(), "the page is older than its sources: make web"
 
 
+def test_the_page_in_development_reaches_every_endpoint():
+    text = (ROOT / "web" / "vite.config.ts").read_text(encoding="utf-8")
+    proxied = re.findall(r'"([\w.]+)"', text[text.index("proxy:") :].split("]")[0])
+    served = {route.path[1:] for route in server.create_app(FakeRecoverer()).routes}
+    assert set(proxied) == served - {path[1:] for path in page.files()}
+
+
 def test_nothing_is_fetched_from_elsewhere(serving):
     served = serving()
     status, headers, html = served.get("/")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -20,14 +22,14 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
-from fake_recoverer import FakeRecoverer
+from fake_recoverer import FakeBody, FakeRecoverer
 from hypothesis import HealthCheck, given, settings
 
 from benchmarks import malformed
 from mega_backend import protocol, server, turns
 from mega_backend.batching import Batcher
 from mega_backend.client import BackendError, Client, Stopped
-from mega_backend.protocol import RandomParameters, RecoverParameters
+from mega_backend.protocol import RandomParameters, RecoverParameters, ResampleParameters
 from mega_backend.service import logs
 from mega_backend.service.model import share
 
@@ -264,20 +266,21 @@ def test_a_form_of_another_site_is_refused(victim):
 
 
 def test_headers_that_trickle_are_given_up_on_a_used_connection_too(running):
-    served = running(limits=server.Limits(idle_seconds=0.5))
-    with socket.create_connection(("127.0.0.1", served.port), 5) as slow:
+    served = running(limits=server.Limits(idle_seconds=1.0))
+    with socket.create_connection(("127.0.0.1", served.port), 30) as slow:
         slow.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert b" 200 " in slow.recv(65536)
-        slow.sendall(b"GET /health HTT")
-        rest = b"".join(iter(lambda: slow.recv(65536), b""))  # until the server closes
+        rest = b""
+        with contextlib.suppress(ConnectionError):  # where the machine is busy, it was closed by now
+            slow.sendall(b"GET /health HTT")
+            rest = b"".join(iter(lambda: slow.recv(65536), b""))  # until the server closes
         assert b" 200 " not in rest
 
 
 def test_silent_connections_are_closed_and_their_number_is_bounded(running):
-    served = running(limits=server.Limits(connections=4, idle_seconds=0.5))
-    silent = [socket.create_connection(("127.0.0.1", served.port), 5) for _ in range(4)]
-    time.sleep(0.2)
-    with socket.create_connection(("127.0.0.1", served.port), 5) as extra:
+    served = running(limits=server.Limits(connections=4, idle_seconds=2.0))
+    silent = [socket.create_connection(("127.0.0.1", served.port), 30) for _ in range(4)]
+    with socket.create_connection(("127.0.0.1", served.port), 30) as extra:
         answer = extra.recv(4096)
         assert b" 503 " in answer and b"retry-after" in answer.lower()
     for one in silent:
@@ -298,8 +301,9 @@ def test_an_upload_that_is_cut_is_no_fault_of_the_server(running):
     with socket.create_connection(("127.0.0.1", served.port), 5) as cut:
         cut.sendall(b"POST /recover HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n\r\nMEGA")
     text = ""
-    end = time.monotonic() + 5
+    end = time.monotonic() + 10
     while "/recover" not in text and time.monotonic() < end:
+        time.sleep(0.01)
         text = served.app.state.mega.metrics.page().decode()
     assert 'mega_requests_total{endpoint="/recover",status="400"} 1.0' in text
 
@@ -312,14 +316,55 @@ def test_uploads_together_are_bounded(running):
     assert served.held.bytes == 0
 
 
+def test_the_picture_of_a_person_sampled_again_counts_as_held(running):
+    served = running(FakeRecoverer(0.05))
+    (person,) = [m.arrays for m in served.client.random(RandomParameters(steps=1)) if m.kind == "person"]
+    state = {name: person[name] for name in protocol.PERSON_STATE}
+    picture = np.frombuffer(malformed.picture(size=(1000, 1000)), np.uint8)
+    with served.client.stream(protocol.request(ResampleParameters(steps=54), picture=picture, **state)) as stream:
+        next(iter(stream))
+        assert served.held.bytes >= 3_000_000 > 10 * picture.nbytes
+    served.settle()
+    assert served.held.bytes == 0
+
+
+def test_work_that_was_done_is_not_cancelled_afterwards(running):
+    """Else the device would give its memory back after every request."""
+    served = running(Encoding())
+    cancelled = []
+    served.jobs._batcher.cancel = cancelled.append
+    for seed in range(5):
+        assert list(recover(served.client, 5, seed))[-1].kind == "done"
+    served.settle()
+    assert cancelled == []
+
+
+def test_a_machine_that_vanishes_is_noticed(running):
+    with running(FakeRecoverer(0.05)).client.random(RandomParameters(steps=20)) as stream:
+        messages = iter(stream)  # kept: its end would close the connection
+        next(messages)
+        assert stream._connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def ended_as(served) -> set[str]:
+    """How the work that was accepted has ended."""
+    page = served.app.state.mega.metrics.page().decode()
+    return set(re.findall(r'mega_results_total\{end="(\w+)"', page))
+
+
 def test_a_client_that_does_not_read_does_not_hold_the_work(running):
-    served = running(FakeRecoverer(), limits=replace(server.Limits(), stall_seconds=0.5))
+    # More than all buffers in between take.
+    large = FakeRecoverer(body=FakeBody.make(around=64, rings=65))
+    served = running(large, limits=replace(server.Limits(), stall_seconds=0.5))
     body = protocol.encode(protocol.request(RandomParameters(count=256, steps=54)))
     with socket.create_connection(("127.0.0.1", served.port), 5) as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.sendall(f"POST /random HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-        time.sleep(0.2)
-        served.settle(8)
+        end = time.monotonic() + 30
+        while not (ended := ended_as(served)) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert ended == {"cancelled"}
+    served.settle()
 
 
 def test_a_queued_request_whose_client_leaves_makes_room(running):
@@ -464,9 +509,12 @@ def child(script: str) -> subprocess.Popen:
     )
 
 
-def test_health_answers_while_the_weights_load_and_work_waits_for_them():
+def test_health_answers_while_the_weights_load_and_work_waits_for_them(tmp_path):
     script = serve_script(
-        "def load(progress):\n progress(0.3, 'reading the weights'); time.sleep(1.5); return FakeRecoverer()"
+        "import pathlib\ndef load(progress):\n"
+        " progress(0.3, 'reading the weights')\n"
+        f" while not pathlib.Path({str(tmp_path / 'go')!r}).exists(): time.sleep(0.02)\n"
+        " return FakeRecoverer()"
     )
     process = child(script)
     try:
@@ -477,6 +525,7 @@ def test_health_answers_while_the_weights_load_and_work_waits_for_them():
         with pytest.raises(BackendError, match="being loaded") as refused:
             client.random(RandomParameters())
         assert refused.value.status == 503
+        (tmp_path / "go").touch()
         assert "30% reading the weights" in process.stdout.readline()
         assert "ready at" in process.stdout.readline()
         assert client.health()["status"] == "ready"
@@ -498,7 +547,7 @@ def test_sigterm_finishes_or_cancels_what_runs_and_exits_0(grace, ending):
     process = child(serve_script("def load(progress): return FakeRecoverer(0.05)", grace=grace))
     try:
         url = next(line for line in iter(process.stdout.readline, "") if "ready" in line).split()[-1]
-        stream = iter(Client(url).random(RandomParameters(steps=25)))
+        stream = iter(Client(url).random(RandomParameters(steps=54)))
         next(stream)
         process.terminate()
         if ending == "done":
@@ -527,15 +576,17 @@ def test_a_killed_server_is_a_sentence_for_the_client():
 
 
 def test_cancelling_frees_the_device_within_a_batch(running):
-    recoverer = Encoding()
+    recoverer = Encoding(0.05)
     served = running(recoverer)
     stream = recover(served.client, 3, 0, hypotheses=100, steps=54)
     with pytest.raises(Stopped):
         for _ in itertools.takewhile(lambda m: m.kind == "progress", stream):
             stream.close()
-    started = time.monotonic()
-    served.settle()
-    assert time.monotonic() - started < 1.0
+    # A second's work at most, however busy the machine is; the whole of it takes many times as long.
     before = len(recoverer.model.batches)
+    served.settle()
+    assert len(recoverer.model.batches) <= before + 20
+    before = len(recoverer.model.batches)
+    assert before < 54
     time.sleep(0.1)
     assert len(recoverer.model.batches) == before

@@ -7,6 +7,8 @@ import type { Message } from "./protocol";
 import { Viewer, type Colouring, type View } from "./viewer";
 
 const STATUS_INTERVAL = 2000;
+/** Milliseconds that the backend takes to put a request away after its last answer. */
+const SETTLED = 100;
 
 const element = <T extends Element>(id: string) => document.getElementById(id) as unknown as T;
 const button = (id: string) => element<HTMLButtonElement>(id);
@@ -47,9 +49,13 @@ function describe(answer: Health): [string, string] {
   return [running ? "busy" : "ready", `${model} on ${answer.device} · ${queue} · ${answer.version}`];
 }
 
+/** Asks for the status at once; what it says is true when work begins and ends, not two seconds later. */
+let askNow: () => void = () => undefined;
+
 async function watch(): Promise<void> {
   const status = element<HTMLElement>("status");
   for (;;) {
+    const asked = new Promise<void>((resolve) => (askNow = resolve));
     if (!document.hidden) {
       let [state, text] = ["away", ""];
       try {
@@ -60,7 +66,7 @@ async function watch(): Promise<void> {
       if (status.textContent !== text) status.textContent = text;
       status.dataset.state = state;
     }
-    await new Promise((resolve) => setTimeout(resolve, STATUS_INTERVAL));
+    await Promise.race([asked, new Promise((resolve) => setTimeout(resolve, STATUS_INTERVAL))]);
   }
 }
 
@@ -80,11 +86,14 @@ async function run(request: Message, take: (message: Message) => void): Promise<
   const progress = element<HTMLProgressElement>("progress");
   say("");
   progress.removeAttribute("value");
+  let begun = false;
   tell("Sending …");
   element<HTMLElement>("work").hidden = false;
   try {
     await prepare();
     for await (const message of ask(request, mine.signal)) {
+      if (!begun) askNow();
+      begun = true;
       if (message.kind === "progress") {
         progress.value = Number(message.fields.fraction);
         tell(sentence(String(message.fields.text || "working")));
@@ -101,6 +110,7 @@ async function run(request: Message, take: (message: Message) => void): Promise<
       work = null;
       element<HTMLElement>("work").hidden = true;
       tell("");
+      setTimeout(() => askNow(), SETTLED);
     }
   }
 }
@@ -182,7 +192,10 @@ function show(newPeople: Person[], newScene: Scene | null): void {
   scene = newScene;
   selected = Math.min(selected, Math.max(people.length - 1, 0));
   viewer?.show(people, scene);
-  element<HTMLElement>("controls").hidden = !people.length;
+  // Once there, it stays: the view would jump with every new picture.
+  const controls = element<HTMLElement>("controls");
+  if (people.length) controls.hidden = false;
+  controls.inert = !people.length;
   element<HTMLElement>("empty").hidden = people.length > 0 && viewer !== null;
   element<HTMLElement>("views").hidden = !scene;
   element<HTMLElement>("home").hidden = !people.length || !viewer;

@@ -1,0 +1,93 @@
+"""Memory that requests leave is kept while there is work, and given back at rest."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fake_recoverer import FakeRecoverer
+
+from mega_backend import server
+from mega_backend.client import Client
+from mega_backend.protocol import RandomParameters
+from mega_backend.service import memory
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SCRIPT = """
+import sys, threading
+from mega_backend.service import memory
+kept = memory.keep()
+assert "torch" not in sys.modules, "too late"
+import torch
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+
+before = resident()
+def work():
+    global most
+    blocks = [torch.ones(5 << 20) for _ in range(4)]  # 20 MiB each, as of a batch
+    most = resident() - before
+
+for _ in range(3):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+after = resident() - before
+memory.give_back()
+print(int(kept), most, after, resident() - before)
+"""
+
+
+def megabytes(**environment: str) -> tuple[int, ...]:
+    """Whether memory is kept; resident at most, after the work, and at rest, over what it was before the work."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return tuple(map(int, done.stdout.split()))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
+def test_what_is_freed_is_kept_and_given_back_when_asked():
+    kept, most, after, rest = megabytes()
+    if not kept:
+        pytest.skip("needs glibc, and no settings of its own in the environment")
+    assert most >= 78 and after >= 0.95 * most and rest <= 10
+    # Whoever has settings of their own keeps them.
+    assert not megabytes(MALLOC_ARENA_MAX="3")[0]
+
+
+def test_memory_is_given_back_once_after_each_time_of_work(monkeypatch):
+    given = []
+    monkeypatch.setattr(memory, "REST", 0.2)
+    monkeypatch.setattr(memory, "give_back", lambda: given.append(time.monotonic()))
+    app = server.create_app(FakeRecoverer())
+    instance = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=lambda: asyncio.run(instance.serve()), daemon=True)
+    thread.start()
+    try:
+        while not instance.started:
+            time.sleep(0.01)
+        client = Client(f"http://127.0.0.1:{instance.servers[0].sockets[0].getsockname()[1]}")
+        time.sleep(0.5)
+        assert given == [], "before there was any work"
+        for count in (1, 2):
+            assert list(client.random(RandomParameters(steps=1)))[-1].kind == "done"
+            end = time.monotonic() + 10
+            while len(given) < count and time.monotonic() < end:
+                time.sleep(0.01)
+            time.sleep(0.5)
+            assert len(given) == count
+    finally:
+        instance.should_exit = True
+        thread.join(10)
