@@ -292,7 +292,7 @@ def test_work_can_be_cancelled_and_errors_are_told(window, opened, tmp_path):
     opened.delay = 0.01
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
     window.type("#file", str(tmp_path / "broken.jpg"))
-    assert "picture" in window.wait("document.querySelector('#message').textContent")
+    assert "damaged" in window.wait("document.querySelector('#message').textContent")
     window.problems()  # the refusal's status, which the browser notes
 
 
