@@ -189,7 +189,7 @@ def test_two_processes_equal_one_with_the_same_batch(tmp_path):
         str(here),
         str(tmp_path),
     ]
-    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     one = loop.train(Line(dropout=0.0), config(shards=2, steps=30), tmp_path / "one")
     two = torch.load(tmp_path / "weights.pt", weights_only=True)

@@ -1,5 +1,7 @@
 """Crops: picture, 2D joints, pose and mesh are moved as one; batches depend on their generator alone."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -162,6 +164,20 @@ def test_broken_pictures_are_skipped_counted_and_replaced(dataset):
         picture.unlink()
     with pytest.raises(BrokenPicture, match="check the picture folders"):
         mixture.batch(1, torch.Generator().manual_seed(0))
+
+
+def test_cutting_starts_no_threads_that_a_forked_worker_would_wait_for():
+    large = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3)).astype(np.uint8)
+    before = threading_native_count()
+    cut(large, crop_matrix(np.array([1000, 750]), 1400, 224, View(angle=0.3)), 224)
+    cv2.GaussianBlur(large, (0, 0), 3)
+    assert threading_native_count() == before and cv2.getNumThreads() == 1
+
+
+def threading_native_count() -> int:
+    """Threads of this process, those of libraries too, where the system tells."""
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) if tasks.is_dir() else 0
 
 
 def test_shares_are_kept(dataset):

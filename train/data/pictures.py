@@ -21,6 +21,10 @@ from torch import Tensor
 from train.config import Config, UserError
 from train.data.annotations import JOINT_MIRRORS, MIRROR_SMPL24, POSE_JOINTS, AnnotationError, Annotations
 
+# Workers are the threads here. And a pool of OpenCV's own does not survive the fork that makes a worker: crops that
+# were cut before it, to validate on, would have started one, and the worker would wait for it for ever.
+cv2.setNumThreads(1)
+
 # How often in a row a picture may be unreadable before training stops: more than that is a wrong folder.
 PATIENCE = 20
 _MIRROR_POSE = np.array(MIRROR_SMPL24[:POSE_JOINTS])
@@ -245,8 +249,6 @@ class Mixture:
         picture (B, 3, size, size) uint8, pose, shape, gender, joints, source (B) the number of the dataset, and
         skipped (1): how many broken pictures were replaced.
         """
-        if torch.utils.data.get_worker_info():
-            cv2.setNumThreads(1)  # the workers are the threads
         seeds = torch.randint(2**62, (count,), generator=generator).tolist()
         drawn = [self._draw(np.random.default_rng(seed)) for seed in seeds]
         batch = {name: torch.from_numpy(np.stack([d[0][name] for d in drawn])) for name in drawn[0][0]}
