@@ -94,7 +94,7 @@ def recover(
                 if error.status in (0, 401, 403):
                     backend.lost(str(error))
                     raise
-                yield Failed(f"{picture.name}: {error}", str(picture), mending.PICTURE if len(pictures) == 1 else None)
+                yield Failed(f"{name}{error}", str(picture), None if name else mending.PICTURE)
                 continue
             yield Ended(picture, people)
         yield Progress(1.0, "")
