@@ -59,7 +59,7 @@ def test_views_are_drawn_where_the_bank_is(data, monkeypatch):
 def test_training_on_a_device_goes_on_until_it_is_done(data, tmp_path, monkeypatch):
     """The companion for a GPU, at toy size on the CPU: stopped, told to come back, finished, a folder for `mega`."""
     small = ["loop.steps=4", "loop.warmup_steps=1", "loop.precision=32-true", "loop.threads=1", "data.batch=4"]
-    given = [str(tmp_path), "--device", "cpu", "--tokenizer", str(data / "tokenizer")]
+    given = [str(tmp_path), "--device", "cpu", "--tokenizer", str(data / "tokenizer"), "--minutes", "600"]
     given += ["--bank", str(data / "bank.pt"), "--validation", str(data / "bank.pt")]
     given += ["--regressor", *small, "model.width=64", "model.depth=1"]
     given += ["--masked", *small, "model.width=32", "model.heads=2", "model.encoder_depth=1", "model.decoder_depth=1",

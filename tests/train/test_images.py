@@ -91,6 +91,28 @@ def test_a_stopped_run_goes_on_bit_for_bit(data, tmp_path):
         assert torch.equal(a, b), name
 
 
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        {"name": "vit", "width": 32, "depth": 1, "heads": 2, "picture": [64, 48], "patch": 16},
+        {"name": "hrnet", "width": 4, "stem": 8, "modules": [1, 1, 1], "blocks": 1},
+    ],
+    ids=["vit", "hrnet"],
+)
+def test_the_other_published_backbones_train_resume_and_are_exported(backbone, data, tmp_path):
+    model = {"kind": "mega", "width": 32, "encoder_depth": 1, "decoder_depth": 1, "heads": 2}
+    model["conditioning"] = {"backbone": backbone}
+    for steps in (1, 2):
+        short = {"steps": steps, "accelerator": "cpu", "ema_decay": 0.9, "workers": 1}
+        config = settings(data, model=model, loop=short, augmentation={})
+        task = loop.train(loop.seeded(images.ImageTask, config), config.loop, tmp_path / "run")
+    loaded = checkpoint.load(images.export(task, tmp_path / "model", "tiny", {"stage": "image"}))
+    crops = images.normalise(images.held_out(config.validation.load(), task.size, 4)["picture"])
+    with torch.no_grad():
+        found, expected = (part.best(part.features(crops)).tokens for part in (loaded.model, task.model))
+    assert torch.equal(found, expected)
+
+
 def test_vqhps_trains_and_both_kinds_export(data, tmp_path):
     backbone = {"name": "resnet", "blocks": [1, 1, 1, 1], "width": 8, "input_size": 64}
     small = {"width": 32, "heads": 2, "hidden": 32, "pose_width": 32, "backbone": backbone}
