@@ -23,7 +23,9 @@ COPY train ./train
 RUN pip install --no-cache-dir ".[cluster]" && useradd --uid 1000 --create-home mega
 USER 1000
 WORKDIR /home/mega
-ENV PYTHONUNBUFFERED=1
+ENV PYTHONUNBUFFERED=1 HOME=/home/mega
+# MediaPipe's matplotlib would else list the fonts at every start.
+RUN python -c "import matplotlib.font_manager"
 
 EXPOSE 8765
 # Without the token: a 401 is an answer too.
