@@ -162,8 +162,10 @@ export class Viewer {
       const locked = this.topology!.partNames.map((name) => chosen && person.locked.has(name));
       const colours = mesh.geometry.getAttribute("color") as BufferAttribute;
       const colour = new Color();
+      // One body alone does not tell how far others would be from it.
+      const unsure = colouring === "uncertainty" && person.spread && person.alternatives.length > 1;
       for (let vertex = 0; vertex < parts.length; vertex++) {
-        if (colouring === "uncertainty" && person.spread) scale(person.spread[vertex]! / UNSURE, colour);
+        if (unsure) scale(person.spread![vertex]! / UNSURE, colour);
         else colour.copy(chosen || this.people.length === 1 ? SKIN : OTHER);
         if (colouring === "plain" && locked[parts[vertex]!]) colour.lerp(LOCKED, 0.75);
         colours.setXYZ(vertex, colour.r, colour.g, colour.b);
