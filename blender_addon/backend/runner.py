@@ -20,6 +20,8 @@ from .process import Process
 
 START_SECONDS = 300.0
 """A first start loads a large library from a cold disk; longer than this is a fault."""
+END_SECONDS = 10.0
+"""A process that no longer answers has ended by then, or has not ended at all."""
 
 
 class Backend:
@@ -105,13 +107,13 @@ class Backend:
         process = self._process
         if error.status != 0 or self._state.settings.remote:
             return False
-        # Its connections end a moment before the process itself.
-        return process is None or process.ended_within(2.0)
+        # Its connections end a moment before the process itself, a long one on a busy machine.
+        return process is None or process.ended_within(END_SECONDS)
 
     def last_words(self) -> str:
         """Why the local backend stopped for good, once its end is known."""
         with self._changed:
-            self._changed.wait_for(lambda: self._state.phase is not s.Phase.READY, timeout=2.0)
+            self._changed.wait_for(lambda: self._state.phase is not s.Phase.READY, timeout=END_SECONDS)
             return self._state.text or "The backend stopped unexpectedly."
 
     def lost(self, text: str) -> None:
