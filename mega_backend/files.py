@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,8 +12,11 @@ class OutputError(OSError):
     """A file that cannot be written. The message is one sentence for the user."""
 
 
-def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> Path:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`; missing folders are made.
+@contextmanager
+def replacing(path: str | os.PathLike, suffix: str = "") -> Iterator[str]:
+    """A temporary file beside `path` to fill, renamed to `path` at the end; missing folders are made.
+
+    suffix: what the temporary name ends in, for writers that go by it.
 
     Raises:
         OutputError: the folder or file cannot be written.
@@ -22,11 +26,11 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise OutputError(f"'{path}' is a folder: give the name of a file")
-        descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name[:80]}.", dir=path.parent)
+        descriptor, scratch = tempfile.mkstemp(prefix=f".{path.name[:80]}.", suffix=suffix, dir=path.parent)
+        os.close(descriptor)
         try:
-            with os.fdopen(descriptor, "wb") as stream:
-                write(stream)
-            open_to_others(scratch)
+            yield scratch
+            os.chmod(scratch, 0o666 & ~_umask())  # mkstemp lets only their owner read
             os.replace(scratch, path)
         except BaseException:
             Path(scratch).unlink(missing_ok=True)
@@ -35,12 +39,13 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -
         raise
     except OSError as error:
         raise OutputError(f"'{path}' cannot be written: {error.strerror or error}") from error
-    return path
 
 
-def open_to_others(path: str | os.PathLike) -> None:
-    """mkstemp makes files that only their owner may read; take what the user's umask says instead."""
-    os.chmod(path, 0o666 & ~_umask())
+def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], object]) -> Path:
+    """Let `write` fill a temporary file that then takes the place of `path`. Raises OutputError as `replacing` does."""
+    with replacing(path) as scratch, open(scratch, "wb") as stream:
+        write(stream)
+    return Path(path)
 
 
 def _umask() -> int:

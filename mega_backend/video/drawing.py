@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from mega_backend import overlay
-from mega_backend.files import OutputError, open_to_others
+from mega_backend.files import OutputError, replacing
 from mega_backend.quiet import standard_error_without
 
 from . import outputs
@@ -75,23 +74,8 @@ def write_overlay(
         OutputError: the file cannot be written.
     """
     path = outputs.check_overlay(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, scratch = tempfile.mkstemp(
-            prefix=f".{path.stem[:80]}.", suffix=path.suffix.lower(), dir=path.parent
-        )
-        os.close(descriptor)
-        try:
-            _write(results, clip, body, focal_length, scratch, opacity, progress)
-            open_to_others(scratch)
-            os.replace(scratch, path)
-        except BaseException:
-            Path(scratch).unlink(missing_ok=True)
-            raise
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(f"'{path}' cannot be written: {error.strerror or error}") from error
+    with replacing(path, path.suffix.lower()) as scratch:
+        _write(results, clip, body, focal_length, scratch, opacity, progress)
     return path
 
 
