@@ -194,7 +194,8 @@ NOISE = re.compile(r"\s*(warning|error|exit code|could not fetch)", re.IGNORECAS
 HINTS = (
     (r"no space left", "the disk is full (no space left on device); make room and set up again"),
     (r"certificate", "the package registry's certificate is not trusted here, as behind the proxy of some networks; "
-                     "ask who runs the network, or give a folder of wheels"),
+                     "start Blender with SSL_CERT_FILE and PIP_CERT set to that network's certificates, "
+                     "or give a folder of wheels"),
     (r"name resolution|dns error|network is unreachable|failed to resolve",
      "the package registry cannot be reached; connect to the network, or give a folder of wheels"),
 )  # fmt: skip
