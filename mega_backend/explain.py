@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from .result import Person
 if TYPE_CHECKING:
     from .people import Detection
     from .recovery import Recoverer
+    from .recovery.generation import Iteration
 
 SIDE = 300
 """Of a tile, pixels."""
@@ -32,13 +33,6 @@ BELOW_HIPS = tuple(range(25, 33))
 GREY, INK = (236, 236, 236), (40, 40, 40)
 KNOWN, UNKNOWN = np.array([0.45, 0.66, 0.95]), np.array([0.86, 0.84, 0.80])
 """Colours of body parts whose tokens are drawn, and of those that are still the network's best guess."""
-
-
-class Iteration(NamedTuple):
-    """A moment of a generation: tokens (T), and which are drawn (T) bool; the others as the model would answer now."""
-
-    tokens: np.ndarray
-    known: np.ndarray
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+Source = str | os.PathLike | bytes | np.ndarray
+"""A path, the bytes of a picture file, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8."""
 MAX_PIXELS = 120_000_000
 """Larger pictures are refused before they are decoded: they would need gigabytes of memory."""
 
@@ -39,11 +41,11 @@ class PictureError(ValueError):
     """A picture that cannot be used. The message is one sentence for the user."""
 
 
-def read(source: str | os.PathLike | bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read(source: Source, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read a picture as the eye sees it: upright, opaque, in colour.
 
     Args:
-        source: a path, the bytes of a picture file, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
+        source: see `Source`.
         max_pixels: refuse pictures with more pixels than this.
 
     Returns:
@@ -79,7 +81,7 @@ def announced_size(data: bytes) -> tuple[int, int] | None:
             return None
 
 
-def focal_length(source: str | os.PathLike | bytes | np.ndarray) -> float | None:
+def focal_length(source: Source) -> float | None:
     """The focal length in pixels that a picture file's EXIF data tell, or None where they do not.
 
     Out of the 35 mm equivalent, which compares diagonals (that of a 36 × 24 mm frame: 43.27 mm), or the lens's own and

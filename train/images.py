@@ -32,7 +32,7 @@ from mega_backend.model.backbones.reader import features as landmark_features
 from mega_backend.model.mega import Condition, Mega
 from mega_backend.model.sampling import likeliest
 from mega_backend.model.vqhps import VQHPS
-from mega_backend.recovery import IMAGENET_MEAN, IMAGENET_STD
+from mega_backend.recovery.conditioning import IMAGENET_MEAN, IMAGENET_STD
 from mega_backend.rotations import matrix_from_6d, matrix_from_axis_angle
 from train import command, figures, metrics, readings
 from train.config import Config, UserError, load, parser

@@ -10,8 +10,9 @@ import torch
 
 from mega_backend import camera
 from mega_backend.people import square_crop
-from mega_backend.recovery import COCO17_LANDMARKS, LANDMARK_ERROR, Recoverer
-from mega_backend.refinement import Evidence, landmark_trust
+from mega_backend.recovery import Recoverer
+from mega_backend.recovery.placing import onto_landmarks
+from mega_backend.refinement import Evidence, Framing, landmark_trust
 from mega_backend.rig import Pose
 
 from .tracking import Sighting
@@ -122,16 +123,8 @@ class Hypothesiser:
         for i, (sighting, crop) in enumerate(zip(sightings, crops, strict=True)):
             turn, start = recoverer.place(rotation[i], weak[i], crop, self.focal_length, self.size)
             turned = canonical[i] @ turn.transpose(0, 2, 1).astype(np.float32)
-            marks = sighting.landmarks[list(COCO17_LANDMARKS)]
-            translation = camera.fit_translation(
-                recoverer.joints(turned, "coco17"),
-                marks[:, :2],
-                landmark_trust(marks, self.size),
-                start,
-                self.focal_length,
-                self.size,
-                LANDMARK_ERROR * crop.side,
-            )
+            framing = Framing(crop, self.focal_length, self.size)
+            translation = onto_landmarks(recoverer.joints(turned, "coco17"), sighting.landmarks, framing, start)
             vertices.append(turned + translation[:, None].astype(np.float32))
         return np.stack(vertices), log_probability, tokens.shape[-1]
 

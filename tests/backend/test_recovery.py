@@ -210,7 +210,7 @@ def test_implausible_random_people_are_drawn_again(tiny, monkeypatch):
         fine = torch.zeros(len(vertices))
         return Verdict(fine, torch.where(torch.tensor(same), 100.0, 0.0), fine)
 
-    monkeypatch.setattr(tiny, "_judge", strict)
+    monkeypatch.setattr(tiny, "judge", strict)
     again = [person.tokens for person in tiny.random(4, seed=3, refine=False).people]
     fewer = [person.tokens for person in tiny.random(2, seed=3, refine=False).people]
     assert np.array_equal(again[0], fewer[0]) and np.array_equal(again[1], fewer[1])
@@ -220,6 +220,6 @@ def test_implausible_random_people_are_drawn_again(tiny, monkeypatch):
 def test_spread_of_joints_is_that_of_canonical_joints(tiny, crowd):
     crowd(1)
     person = tiny.recover(BLANK, 4, refine=False).people[0]
-    joints = tiny.joints(tiny.decode(person.tokens), tiny._joint_set)
+    joints = tiny.joints(tiny.decode(person.tokens), tiny.joint_set)
     assert np.allclose(person.joint_spread, np.sqrt(joints.var(0).sum(-1)), atol=1e-4)
     assert (tiny.recover(BLANK, 1).people[0].joint_spread == 0).all()
