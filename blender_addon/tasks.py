@@ -180,7 +180,7 @@ def _answers(
             backend.worked()
             return
         except BackendError as error:
-            if job.cancelled.is_set() or not backend.died(error):
+            if job.cancelled.is_set() or not backend.died(client, error):
                 raise
             if attempt == 2:
                 raise Trouble(backend.last_words(), mending.LOG) from error

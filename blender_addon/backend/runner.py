@@ -102,13 +102,15 @@ class Backend:
         """A request was answered to its end."""
         self.post(s.Worked())
 
-    def died(self, error: BackendError) -> bool:
-        """Whether an error means that the local backend is no more, so that it is worth starting and asking again."""
+    def died(self, client: Client, error: BackendError) -> bool:
+        """Whether an error means that the local backend of a client is no more, so that it is worth asking another."""
         process = self._process
         if error.status != 0 or self._state.settings.remote:
             return False
+        if process is None or process.token != client.token:
+            return True  # another one has taken its place already
         # Its connections end a moment before the process itself, a long one on a busy machine.
-        return process is None or process.ended_within(END_SECONDS)
+        return process.ended_within(END_SECONDS)
 
     def last_words(self) -> str:
         """Why the local backend stopped for good, once its end is known."""

@@ -127,6 +127,21 @@ def test_a_process_is_started_used_revived_and_stopped(runner, state):
     assert child.wait(5) == 0 and runner.state.phase is state.Phase.OFF
 
 
+def test_one_that_was_replaced_before_anybody_asked_counts_as_dead(runner, state):
+    from mega_mesh_recovery.mega_backend.client import BackendError
+
+    client = runner.connect(threading.Event())
+    runner._process._child.kill()
+    deadline = time.monotonic() + 60
+    while runner.state.phase is not state.Phase.READY or runner.state.url == client.url:
+        assert time.monotonic() < deadline, runner.state
+        time.sleep(0.02)
+    asked = time.monotonic()
+    assert runner.died(client, BackendError("cut off"))
+    assert not runner.died(runner.connect(threading.Event()), BackendError("refused", status=400))
+    assert time.monotonic() - asked < 5, "it waited for the end of the new one"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
 def test_killing_blender_leaves_no_backend_behind(runner, tmp_path):
     """The parent is killed without a chance to clean up; the backend sees its input close."""

@@ -219,8 +219,9 @@ def test_nothing_stays_on_disk(serving, motion, film, tmp_path, monkeypatch):
 
     with pytest.raises(Stopped):
         client.video(VideoParameters(), cut())
-    wait_until(lambda: client.app.state.mega.jobs.idle and not any(folder.exists() for folder in made))
-    assert len(made) == 3 and all(folder.is_relative_to(tmp_path) for folder in made)
+    jobs = client.app.state.mega.jobs
+    wait_until(lambda: len(made) == 3 and jobs.idle and not any(folder.exists() for folder in made))
+    assert all(folder.is_relative_to(tmp_path) for folder in made)
     shelf.close()
     assert list(tmp_path.iterdir()) == []
 
