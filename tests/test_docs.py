@@ -1,6 +1,10 @@
 """What README and guide say is there: pictures, pages, and commands as they are printed."""
 
+import argparse
+import importlib
 import re
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,8 @@ LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
 
 def commands(beginning: str) -> list[str]:
     """The lines of code blocks that begin with a command, without comments and brackets round what may be left out."""
-    lines = [line for page in PAGES for line in re.findall(r"^ {4}(\S.*)$", page.read_text(encoding="utf-8"), re.M)]
+    texts = [re.sub(r"\\\n\s+", "", page.read_text(encoding="utf-8")) for page in PAGES]
+    lines = [line for text in texts for line in re.findall(r"^ {4}(\S.*)$", text, re.M)]
     lines = [re.sub(r"\s+#.*|\s{4,}\S.*$|[\[\]]", "", line) for line in lines]
     return [line.removeprefix(beginning).strip() for line in lines if line.startswith(beginning + " ")]
 
@@ -44,7 +49,51 @@ def test_documented_commands_are_understood(line):
     from mega_backend import cli
 
     words = line.split()
-    assert cli.parser(words).parse_args(words).command == words[0]
+    options = cli.parser(words).parse_args(words)
+    assert options.command == words[0]
+    # What makes something must be told where it goes; the parser alone does not know.
+    assert not hasattr(options, "output") or options.output or getattr(options, "overlay", None)
+
+
+def is_abridged(line: str) -> bool:
+    """Whether a "…" stands for more than the value of an option."""
+    return any(word == "…" and not before.startswith("-") for before, word in pairwise(line.split()))
+
+
+class Understood(Exception):
+    """A command has read its arguments, and a stage of the training its configuration."""
+
+
+@pytest.mark.parametrize("line", [line for line in commands("python -m") if not is_abridged(line)])
+def test_documented_commands_of_modules_are_understood(line, monkeypatch):
+    from train.config import Config
+
+    module, *words = line.split()
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    for name in ("parse_args", "parse_intermixed_args"):
+        parse = getattr(argparse.ArgumentParser, name)
+
+        def then_stop(parser, *arguments, parse=parse):
+            options = parse(parser, *arguments)
+            if not hasattr(options, "overrides"):
+                raise Understood
+            return options
+
+        monkeypatch.setattr(argparse.ArgumentParser, name, then_stop)
+    validate = Config.model_validate.__func__
+
+    def validate_then_stop(kind, values):
+        validate(kind, values)
+        raise Understood
+
+    monkeypatch.setattr(Config, "model_validate", classmethod(validate_then_stop))
+    with pytest.raises(Understood):
+        importlib.import_module(module).main()
+
+
+def test_documented_targets_of_make_are_there():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert {line.split()[0] for line in commands("make")} <= set(targets)
 
 
 def test_documented_commands_of_blender_are_understood():

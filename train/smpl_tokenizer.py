@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from mega_backend import checkpoint, smpl
 from mega_backend.foreign import read_npy
-from mega_backend.importing import measure_token_parts
 from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE, layer_names, published_config
+from mega_backend.tokenizer.parts import measure_token_parts
 from train import command, figures
 from train import config as configuration
 from train.config import Config, UserError

@@ -12,6 +12,7 @@ import torch
 import mega_backend
 from mega_backend import checkpoint, cli, importing, published, smpl
 from mega_backend.checkpoint import CheckpointError
+from mega_backend.tokenizer.parts import measure_token_parts
 
 
 def run(*arguments):
@@ -441,4 +442,4 @@ def test_token_parts_follow_the_vertices_that_a_token_moves():
             return (own + 0.1 * tokens.float().mean(1, keepdim=True))[..., None].expand(-1, -1, 3)
 
     parts = torch.tensor([2, 2, 2, 0, 0, 0, 1, 1, 1, 0, 0, 0])
-    assert importing.measure_token_parts(Decoder, parts, 3).tolist() == [2, 0, 1, 0]
+    assert measure_token_parts(Decoder, parts, 3).tolist() == [2, 0, 1, 0]
