@@ -37,6 +37,11 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error,
 """What Pillow's readers raise on damaged data."""
 
 
+# Pillow warns about huge pictures and odd metadata; the size is checked here. Once and for all, because filters belong
+# to the process: pictures are read on several threads, and `catch_warnings` on one would undo that of another.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
 class PictureError(ValueError):
     """A picture that cannot be used. The message is one sentence for the user."""
 
@@ -64,21 +69,16 @@ def read(source: Source, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         name, data = f"'{path}'", _read_file(path)
     if not data:
         raise PictureError(f"{name} is empty: choose a picture file")
-    with warnings.catch_warnings():
-        # Pillow warns about huge pictures and odd metadata; the size is checked here.
-        warnings.simplefilter("ignore")
-        return _decode(data, name, max_pixels)
+    return _decode(data, name, max_pixels)
 
 
 def announced_size(data: bytes) -> tuple[int, int] | None:
     """Width and height that the head of a picture file tells, nothing decoded; None where it is no picture."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with _opened(data) as image:
-                return image.size
-        except (UnidentifiedImageError, Image.DecompressionBombError, *_BROKEN):  # a PictureError is a ValueError
-            return None
+    try:
+        with _opened(data) as image:
+            return image.size
+    except (UnidentifiedImageError, Image.DecompressionBombError, *_BROKEN):  # a PictureError is a ValueError
+        return None
 
 
 def focal_length(source: Source) -> float | None:
@@ -93,15 +93,13 @@ def focal_length(source: Source) -> float | None:
     if isinstance(source, np.ndarray):
         return None
     data = bytes(source) if isinstance(source, bytes | bytearray | memoryview) else _read_file(Path(source))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with _opened(data) as image:
-                size, exif = image.size, image.getexif().get_ifd(ExifTags.IFD.Exif)
-        except (UnidentifiedImageError, Image.DecompressionBombError):
-            raise PictureError("this is not a picture: JPEG, PNG, WebP, TIFF, BMP and GIF can be read") from None
-        except _BROKEN:
-            return None  # What `read` makes of the file is its matter; damaged EXIF data tell nothing.
+    try:
+        with _opened(data) as image:
+            size, exif = image.size, image.getexif().get_ifd(ExifTags.IFD.Exif)
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        raise PictureError("this is not a picture: JPEG, PNG, WebP, TIFF, BMP and GIF can be read") from None
+    except _BROKEN:
+        return None  # What `read` makes of the file is its matter; damaged EXIF data tell nothing.
 
     def number(tag: ExifTags.Base) -> float:
         try:
@@ -196,7 +194,8 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         image = Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8))
     elif image.mode == "F":
         grey = np.nan_to_num(np.asarray(image))
-        grey = grey * 255 if grey.max(initial=0) <= 1 else grey
+        with np.errstate(over="ignore"):  # far below black is black
+            grey = grey * 255 if grey.max(initial=0) <= 1 else grey
         image = Image.fromarray(np.clip(np.round(grey), 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mega_backend.model import backbones
 from mega_backend.model.backbones.reader import Reading
-from mega_backend.people.looking import MAIN
+from mega_backend.people.landmarks import MAIN
 from train import metrics, readings
 from train.config import Config, load
 from train.data.anny import AnnyBodies

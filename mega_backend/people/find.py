@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from .landmarks import MAIN
 from .looking import (
-    MAIN,
     Circle,
     Detection,
     Eye,

@@ -11,6 +11,7 @@ import numpy as np
 from mega_backend import turns
 
 from .crops import visible_box
+from .landmarks import MAIN, MIRRORED
 from .pose_network import DETECTOR_SIDE, LANDMARK_SIDE, PoseNetwork
 
 WINDOW_SIDES = (1.0, 0.75, 0.6, 0.45, 0.35)
@@ -26,12 +27,7 @@ AGREEMENT = 0.07
 On photographs people differ by 0.01 to 0.07, blurred noise, furniture and textures by 0.08 to 0.25."""
 DOUBT = 0.04
 """A landmark on which the looks differ by so much, relative to the person's size, is half as visible as reported."""
-SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = (11, 12), (13, 14), (15, 16), (23, 24), (25, 26), (27, 28)
-MAIN = (*SHOULDERS, *ELBOWS, *WRISTS, *HIPS, *KNEES, *ANKLES)
-"""Landmark numbers of shoulders, elbows, wrists, hips, knees and ankles, left before right."""
 HEAD_AND_SHOULDERS = list(range(13))
-MIRRORED = (0, 4, 5, 6, 1, 2, 3, 8, 7, 10, 9, *(i + 1 if i % 2 else i - 1 for i in range(11, 33)))
-"""The landmark that each landmark becomes in a mirror."""
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,10 @@ node {
 }
 """
 
-_LOG_NOISE = re.compile(
+LOG_NOISE = re.compile(
     rb"^(INFO: Created TensorFlow Lite XNNPACK|WARNING: All log messages before absl|[IW]\d{4} |[IW]\d{8} )"
 )
+"""How lines of the networks' start begin that say nothing to a user."""
 
 
 class PoseNetwork:
@@ -97,7 +98,7 @@ class PoseNetwork:
     def __init__(self, lanes: int | None = None) -> None:
         self.lanes = lanes or min(4, os.cpu_count() or 1)
         warnings.filterwarnings("ignore", message="SymbolDatabase.GetPrototype")
-        with standard_error_without(_LOG_NOISE):
+        with standard_error_without(LOG_NOISE):
             import mediapipe
             from mediapipe.framework.formats import rect_pb2
             from mediapipe.python import packet_creator, packet_getter

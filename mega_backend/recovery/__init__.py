@@ -5,7 +5,9 @@
 `generation` shows a single sample in the making.
 """
 
-from .placing import COCO17_LANDMARKS, LANDMARK_ERROR
+from mega_backend.people.landmarks import COCO17_LANDMARKS
+
+from .placing import LANDMARK_ERROR
 from .recoverer import Recoverer
 from .settings import Progress
 

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from mega_backend import camera
+from mega_backend.people.landmarks import COCO17_LANDMARKS
 from mega_backend.refinement import Framing, landmark_trust
 
-COCO17_LANDMARKS = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
-"""The detector's landmark for each of the 17 COCO joints."""
 LANDMARK_ERROR = 0.02
 """How far off a good landmark is, relative to the crop's side."""
 _MAIN_JOINTS = list(range(5, 17))

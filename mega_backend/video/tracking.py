@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-MAIN = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
-"""Landmarks of shoulders, elbows, wrists, hips, knees and ankles."""
+from mega_backend.people.landmarks import MAIN
+
 BONES = ((11, 12), (23, 24), (11, 23), (12, 24), (23, 25), (24, 26), (25, 27), (26, 28), (11, 13), (12, 14))
 """Landmark pairs whose lengths in space say how somebody is built."""
 

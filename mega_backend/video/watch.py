@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from mega_backend import people
+from mega_backend.people.landmarks import MAIN
 from mega_backend.people.looking import (
-    MAIN,
     Circle,
     Eye,
     Pose,

@@ -12,7 +12,8 @@ from mega_backend import camera, overlay, pictures
 from mega_backend.body import Body
 from mega_backend.people import find, find_in_boxes, square_crop
 from mega_backend.people.find import _without_phantoms
-from mega_backend.people.looking import MAIN, Circle, Pose
+from mega_backend.people.landmarks import MAIN
+from mega_backend.people.looking import Circle, Pose
 
 SKIN = np.array([0.82, 0.62, 0.52])
 
@@ -186,7 +187,7 @@ def test_quiet_but_not_deaf():
         from mega_backend.people import find, pose_network
         from mega_backend.quiet import standard_error_without
         find(np.zeros((64, 64, 3), np.uint8))
-        with standard_error_without(pose_network._LOG_NOISE):
+        with standard_error_without(pose_network.LOG_NOISE):
             os.write(2, b"I0000 00:00:1 chatter\\nE0000 00:00:1 something broke\\n")
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

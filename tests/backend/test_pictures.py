@@ -4,6 +4,10 @@ import contextlib
 import io
 import random
 import struct
+import subprocess
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,9 @@ from PIL import ExifTags, Image
 
 from mega_backend import pictures
 from mega_backend.pictures import PictureError, focal_length, read
+
+# Pytest sets aside what filters a module sets when it is imported.
+pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -127,6 +134,21 @@ def test_damage_is_a_picture_or_a_sentence(kind):
             data[chance.randrange(len(data))] = chance.randrange(256)
         with contextlib.suppress(PictureError):
             assert read(bytes(data), max_pixels=1_000_000).dtype == np.uint8
+
+
+def test_huge_pictures_are_read_without_pillow_s_warning():
+    program = "import sys; from mega_backend import pictures; print(pictures.announced_size(sys.stdin.buffer.read()))"
+    arguments = [sys.executable, "-W", "error", "-c", program]
+    huge = encoded(Image.new("1", (10_000, 9_500)))
+    done = subprocess.run(arguments, input=huge, capture_output=True, check=True, timeout=60)
+    assert done.stdout.split() == [b"(10000,", b"9500)"] and done.stderr == b""
+
+
+def test_reading_on_threads_leaves_the_process_s_warnings_as_they_are():
+    before, data = list(warnings.filters), encoded(Image.fromarray(striped()))
+    with ThreadPoolExecutor(4) as threads:
+        assert all(picture.shape == (24, 40, 3) for picture in threads.map(read, [data] * 200))
+    assert warnings.filters == before
 
 
 def photographed(size: tuple[int, int] = (400, 300), kind: str = "JPEG", **tags: float) -> bytes:

@@ -10,6 +10,7 @@ import torch
 
 from mega_backend import checkpoint
 from mega_backend.model import backbones
+from mega_backend.people.landmarks import MIRRORED
 from mega_backend.recovery import Recoverer
 from mega_backend.rotations import matrix_from_axis_angle
 from train import image_reader, images, readings
@@ -17,7 +18,6 @@ from train.data import annotations
 from train.data.anny import AnnyBodies
 from train.data.landmarks import placed, with_landmarks
 from train.data.pictures import Augmentation, Source, View, move_pose
-from train.data.views import MIRROR
 from train.hmr import averaged_state
 from train.loop import seeded, train
 
@@ -58,7 +58,7 @@ def test_landmarks_in_camera_axes_are_those_of_the_mesh_and_mirror_with_it(bodie
     expected = expected - expected[:, 23:25].mean(1, keepdim=True)
     assert (found - expected).norm(dim=-1).max() < 1e-4
     flipped = torch.from_numpy(np.stack([move_pose(p, View(flip=True)) for p in pose.numpy()])).float()
-    mirrored = found[:, list(MIRROR)] * torch.tensor([-1.0, 1, 1])
+    mirrored = found[:, list(MIRRORED)] * torch.tensor([-1.0, 1, 1])
     # Anny's third neck bone starts a few millimetres off the middle.
     assert (placed(part, flipped, shape) - mirrored).norm(dim=-1).max() < 6e-3
 

@@ -12,7 +12,7 @@ pytest.importorskip("warp")
 
 from mega_backend.body import Body
 from mega_backend.people import Detection
-from mega_backend.people.looking import MAIN, MIRRORED
+from mega_backend.people.landmarks import MAIN, MIRRORED
 from train.data import detector, raycast
 from train.data.detector import Detections, described, match, statistics
 from train.data.photographs import Photographer, Truth

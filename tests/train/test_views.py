@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from mega_backend.body import Body
+from mega_backend.people.landmarks import MAIN, MIRRORED
 from mega_backend.rotations import about_axis
 from train import metrics
 from train.data import views
 
-LIMBS = [11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28]
+LIMBS = list(MAIN)
 EXACT = replace(
     views.ViewOptions().benign(),
     noise=0.0,
@@ -126,7 +127,7 @@ def test_same_seed_same_views(points):
 
 
 def test_swapping_twice_is_no_swap():
-    mirror = torch.tensor(views.MIRROR)
+    mirror = torch.tensor(MIRRORED)
     assert torch.equal(mirror[mirror], torch.arange(33))
 
 

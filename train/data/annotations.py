@@ -18,9 +18,9 @@ import numpy as np
 
 from mega_backend import foreign
 from mega_backend.checkpoint import CheckpointError
+from mega_backend.people.landmarks import MIRRORED
 from train.config import UserError
 from train.data.smpl import GENDERS
-from train.data.views import MIRROR as MIRROR_LANDMARKS33
 
 # The 24 annotated joints of training files, and the 17 of them that are used: `J24[J17]` are Human3.6M's.
 ANNOTATED24 = [
@@ -32,7 +32,7 @@ USED17 = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 18, 14, 16, 17)
 # Left and right exchanged: of the 17 used joints, of SMPL's 24, of the 22 of pose vectors.
 MIRROR17 = (5, 4, 3, 2, 1, 0, 11, 10, 9, 8, 7, 6, 12, 13, 14, 15, 16)
 MIRROR_SMPL24 = (0, 2, 1, 3, 5, 4, 6, 8, 7, 9, 11, 10, 12, 14, 13, 15, 17, 16, 19, 18, 21, 20, 23, 22)
-JOINT_MIRRORS = {"h36m": MIRROR17, "smpl24": MIRROR_SMPL24, "landmarks33": MIRROR_LANDMARKS33}
+JOINT_MIRRORS = {"h36m": MIRROR17, "smpl24": MIRROR_SMPL24, "landmarks33": MIRRORED}
 POSE_JOINTS = 22
 # Sequences of 3DPW, from all of its splits, in which things hide people (Zhang et al., "Object-Occluded Human Shape and
 # Pose Estimation", CVPR 2020).

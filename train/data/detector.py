@@ -25,7 +25,8 @@ from tqdm import tqdm
 from mega_backend import camera, people
 from mega_backend.body import Body
 from mega_backend.people import Detection, square_crop
-from mega_backend.people.looking import MAIN, MIRRORED, Circle, Eye, as_detection, circle_round, pyramid
+from mega_backend.people.landmarks import MAIN, MIRRORED
+from mega_backend.people.looking import Circle, Eye, as_detection, circle_round, pyramid
 from mega_backend.people.pose_network import shared_network
 from train import command, metrics
 from train.data import mocap, photographs, views

@@ -23,6 +23,7 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from mega_backend.body import Body
+from mega_backend.people.landmarks import MAIN
 from mega_backend.rotations import matrix_from_6d, sixd_from_matrix
 from train import command
 from train.data import mocap, raycast
@@ -36,7 +37,6 @@ POSES = {"train": (0.3, 0.3, 0.4), "val": (0.5, 0.1, 0.4), "test": (0.6, 0.0, 0.
 LIMB_DEPTH = 0.11
 """A landmark counts as seen where the camera sees its own body no farther in front of it, relative to its height."""
 CLOTH = (raycast.PLAIN, raycast.PLAIN, raycast.STRIPES, raycast.CHECKS, raycast.NOISE)
-MAIN = (11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
 SIZE = 960
 """Longer side of the widest pictures, in pixels. Photographs are larger still. In pictures of 352 pixels the detector's
 landmarks are 6.5 % of the person off, in those of 704 pixels 4.2 %."""

@@ -18,12 +18,13 @@ import torch
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
+from mega_backend.people.landmarks import MAIN
 from mega_backend.rotations import axis_angle_from_quaternion
 from train import command
 from train.data import annotations
 from train.data.annotations import Annotations
 from train.data.anny import AnnyBodies
-from train.data.photographs import MAIN, Truth
+from train.data.photographs import Truth
 from train.data.pictures import View, crop_matrix, cut, read_picture
 from train.data.retarget import Retargeter
 from train.data.sequences import join

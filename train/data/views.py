@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mega_backend.model.conditioning import landmark_features
+from mega_backend.people.landmarks import MIRRORED
 from mega_backend.rotations import about_axis, matrix_from_axis_angle, random_matrices
 
 # The landmark each hangs from: 33 stands for the middle of the hips, 34 for the middle of the shoulders.
@@ -23,7 +24,6 @@ HIPS, NECK = 33, 34
 PARENT = (34, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 34, 34, 11, 12, 13, 14, 15, 16, 15, 16, 15, 16, 33, 33, 23, 24, 25, 26, 27,
           28, 27, 28, -1, 33)  # fmt: skip
 ORDER = (34, 0, *range(1, 33))
-MIRROR = (0, 4, 5, 6, 1, 2, 3, 8, 7, 10, 9, *(i + 1 if i % 2 else i - 1 for i in range(11, 33)))
 # Head and trunk, left and right arm, left and right leg: which of these each landmark belongs to.
 LIMB_OF = (*([0] * 13), *(1 if i % 2 else 2 for i in range(13, 23)), 0, 0, *(3 if i % 2 else 4 for i in range(25, 33)))
 FACE, ARMS, LEGS = slice(0, 11), slice(11, 23), slice(23, 33)
@@ -140,7 +140,7 @@ def measured(points: Tensor, said: Views, true_landmarks: Tensor) -> Measured:
     off = (said.landmarks - true_landmarks) / (said.camera[:, :1] * size[:, None])[..., None]
     estimate = said.landmarks_3d / size[:, None, None] - pose
     parts = (pose, off, said.visibility, estimate)
-    mirror = torch.tensor(MIRROR, device=points.device)
+    mirror = torch.tensor(MIRRORED, device=points.device)
     flip = [part[:, mirror].clone() for part in parts]
     for part in (flip[0], flip[1], flip[3]):
         part[..., 0] *= -1
@@ -181,7 +181,7 @@ def draw(
     noisy = detector_noise(flat, size, hidden, outside, visibility, worse, random, options)
     swap = swapped_sides(random, len(points), options)
     around = random.happens(options.turned_around, len(points))
-    swap = torch.where(around[:, None], torch.tensor(MIRROR, device=points.device), swap)
+    swap = torch.where(around[:, None], torch.tensor(MIRRORED, device=points.device), swap)
     noisy, visibility = torch.gather(noisy, 1, swap[..., None].expand(-1, -1, 2)), visibility.gather(1, swap)
 
     real = None
@@ -323,7 +323,7 @@ def reported_visibility(hidden: Tensor, outside: Tensor, random: "_Random") -> T
 def swapped_sides(random: "_Random", count: int, options: ViewOptions) -> Tensor:
     """Which landmark (B, 33) long is reported in each place: arms, legs or both exchanged in a few."""
     own = torch.arange(33, device=random.device).expand(count, 33)
-    mirrored = torch.tensor(MIRROR, device=random.device).expand(count, 33)
+    mirrored = torch.tensor(MIRRORED, device=random.device).expand(count, 33)
     draw = random.uniform(count, 2) < options.swapped
     both = random.happens(options.swapped / 2, count)[:, None]
     which = torch.zeros(count, 33, dtype=torch.bool, device=random.device)

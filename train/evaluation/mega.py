@@ -23,7 +23,7 @@ from mega_backend.body import Body
 from mega_backend.model.mega import Mega
 from mega_backend.model.sampling import row_generator
 from mega_backend.people import Detection
-from mega_backend.people.looking import MAIN
+from mega_backend.people.landmarks import MAIN
 from mega_backend.recovery import Recoverer
 from mega_backend.rotations import matrix_from_6d, matrix_from_axis_angle
 from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE

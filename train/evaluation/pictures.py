@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import mega_backend
 from mega_backend import overlay
-from mega_backend.people.looking import MAIN
+from mega_backend.people.landmarks import MAIN
 from mega_backend.result import Person, Recovery
 from train import metrics, report
 from train.config import UserError

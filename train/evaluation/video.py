@@ -26,6 +26,7 @@ import mega_backend
 from mega_backend import camera
 from mega_backend.body import Body
 from mega_backend.people import visible_box
+from mega_backend.people.landmarks import MIRRORED
 from mega_backend.recovery import Recoverer
 from mega_backend.rotations import about_axis
 from mega_backend.video.motion import MotionOptions, MotionSolver, TrackedPerson
@@ -151,7 +152,7 @@ def see(points: Tensor, place: Tensor, focal: float, random: Lasting, hidden: fl
     swap = views.swapped_sides(random, frames, options)
     # Now and then a back is taken for a front for a while.
     around = random.happens(options.turned_around, frames)[:, None]
-    swap = torch.where(around, torch.tensor(views.MIRROR), swap)
+    swap = torch.where(around, torch.tensor(MIRRORED), swap)
     space[..., 2] = torch.where(around, -space[..., 2], space[..., 2])
     pixels = torch.gather(noisy, 1, swap[..., None].expand(-1, -1, 2)) * scale + torch.tensor(SIZE) / 2
     landmarks = torch.cat([pixels, visibility.gather(1, swap)[..., None]], -1).numpy().astype(np.float32)
