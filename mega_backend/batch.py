@@ -22,7 +22,7 @@ from typing import Any
 
 import mega_backend
 from mega_backend import Cancelled, __version__, export
-from mega_backend.files import OutputError, atomic_write
+from mega_backend.files import OutputError, atomic_write, sweep
 from mega_backend.pictures import PictureError
 from mega_backend.protocol import topology_of
 
@@ -110,7 +110,9 @@ def _keep_settings(path: Path, settings: Settings) -> None:
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            raise BatchError(f"'{path}' is damaged: remove it, or choose another folder for the results") from None
+            before = None
+        if not isinstance(before, dict):
+            raise BatchError(f"'{path}' is damaged: remove it, or choose another folder for the results")
         different = [name for name, value in asdict(settings).items() if before.get(name) != value]
         if different:
             name = different[0]
@@ -258,8 +260,11 @@ def main(options: argparse.Namespace) -> int:
     )  # fmt: skip
     # Workers on other machines have other working directories.
     source, target = Path(options.folder).resolve(), Path(options.output).resolve()
+    if options.workers < 0:
+        raise BatchError(f"--workers {options.workers} cannot be: give 1 or more, or leave it out")
     items, done = plan(source, target, settings)
     print(f"{len(items)} files to do, {done} done already", flush=True)
+    _sweep(target, settings)
     if not items:
         return 0
     load = partial(mega_backend.load, settings.model, device=options.device)
@@ -271,4 +276,13 @@ def main(options: argparse.Namespace) -> int:
     else:
         together = options.workers or (2 if options.device == "cpu" else 8)
         outcomes = run_here(items, settings, load, together, rows=64 if options.device == "cpu" else 1024)
-    return report(outcomes, len(items), done)
+    code = report(outcomes, len(items), done)
+    # What was too young before.
+    _sweep(target, settings)
+    return code
+
+
+def _sweep(target: Path, settings: Settings) -> None:
+    """Remove what batches into this folder that were killed have left half-written."""
+    for ending in (f".{settings.format}", SETTINGS):
+        sweep(target, ending)

@@ -86,9 +86,14 @@ class Client:
     """A backend at an address."""
 
     def __init__(self, url: str, token: str = "", timeout: float = 10.0):
-        parts = urlsplit(url if "//" in url else f"http://{url}")
+        try:
+            parts = urlsplit(url if "//" in url else f"http://{url}")
+        except ValueError:
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise BackendError(f"{url!r} is no address of a backend; it looks like http://127.0.0.1:8765.")
+        if not (token.isascii() and token.isprintable()):
+            raise BackendError("The token has characters that cannot be sent; copy it anew from the backend's file.")
         try:
             self.port = parts.port
         except ValueError as error:
@@ -193,12 +198,7 @@ class Client:
     def _open(
         self, method: str, name: str, body: bytes | Iterable[bytes] | None = None, headers: dict[str, str] | None = None
     ):
-        if self.secure:
-            connection = http.client.HTTPSConnection(
-                self.host, self.port, timeout=self.timeout, context=ssl.create_default_context()
-            )
-        else:
-            connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
+        connection = self._connected()
         try:
             sent = {**(headers or {}), **protocol.bearer(self.token)}
             # A backend that refuses a long upload says why and does not read the rest.
@@ -210,13 +210,26 @@ class Client:
             raise
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise BackendError(
-                f"No backend answers at {self.url} ({error}); start it or correct the address."
-            ) from error
+            raise self._no_answer(error) from error
         if response.status not in (200, 304):
             with _closing(connection):
                 raise BackendError(_refusal(response), response.status)
         return connection, response
+
+    def _connected(self) -> http.client.HTTPConnection:
+        try:
+            if self.secure:
+                context = ssl.create_default_context()
+                connection = http.client.HTTPSConnection(self.host, self.port, timeout=self.timeout, context=context)
+            else:
+                connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
+            connection.connect()
+        except (OSError, http.client.HTTPException, UnicodeError) as error:  # the last of names that cannot be
+            raise self._no_answer(error) from error
+        return connection
+
+    def _no_answer(self, error: Exception) -> BackendError:
+        return BackendError(f"No backend answers at {self.url} ({error}); start it or correct the address.")
 
     def _read(self, response: http.client.HTTPResponse) -> bytes:
         try:

@@ -8,15 +8,21 @@ The application is that of `mega serve`, one replica for each GPU; clients need 
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 import socket
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel
 
 from mega_backend.batch import BatchError, FileRecovery, Item, Outcome, Settings
+from mega_backend.quiet import standard_error_without
 
+_LOG_LEVEL_SET = re.compile(rb"\[.* Set ray log level ")
 RETRIES = 2
 """So often a file is tried again whose worker died."""
 
@@ -103,11 +109,31 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-class _Rows(FileRecovery):
-    """Ray Data's rows are dictionaries."""
+def _room(total: Mapping[str, float], gpus: float) -> int:
+    """How many workers a cluster with these resources has room for. Raises BatchError where it is none."""
+    name, each = ("GPU", gpus) if gpus else ("CPU", 1.0)
+    most = int(total.get(name, 0) // each)
+    if not most:
+        what = "GPU: add nodes with GPUs, take --device cpu" if gpus else "processor: add nodes"
+        raise BatchError(f"the cluster has no {what}, or say by --workers how many will join it")
+    return most
+
+
+class _Rows:
+    """A worker; Ray Data's rows are dictionaries."""
+
+    def __init__(self, settings: Settings, load: Callable[[], Any]) -> None:
+        self._work, self._unable = None, ""
+        try:
+            self._work = FileRecovery(settings, load)
+        # A worker that fails as it starts would be started anew for ever, without a word.
+        except Exception as error:
+            self._unable = f"{error or type(error).__name__}, says {socket.gethostname()}"
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return asdict(super().__call__(Item(row["source"], row["output"])))
+        if self._work is None:
+            return {**asdict(Outcome(row["source"])), "unable": self._unable}
+        return {**asdict(self._work(Item(row["source"], row["output"]))), "unable": ""}
 
 
 def run_batch(
@@ -118,7 +144,7 @@ def run_batch(
     A worker that dies is replaced and its file is done again, of a video what is missing; results are written whole, so
     that nothing else follows from it. A file whose workers die again and again is an outcome too.
 
-    Raises BatchError where there is no cluster or no Ray.
+    Raises BatchError where there is no cluster or no Ray, no room in it, or a worker that cannot load the model.
     """
     try:
         import ray
@@ -127,26 +153,35 @@ def run_batch(
     if not ray.is_initialized():
         try:
             _knock(address)
-            ray.init(address=address, logging_level="warning", log_to_driver=False)
+            # What fails is told by exceptions; what Ray's core logs besides is for those who set this themselves.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+            with standard_error_without(_LOG_LEVEL_SET):
+                ray.init(address=address, logging_level="warning", log_to_driver=False)
         except (OSError, ValueError, RuntimeError) as error:
             raise BatchError(f"there is no Ray cluster at {address} ({error}): start one with `ray start`") from error
-    total = ray.cluster_resources()
-    most = workers or max(1, int(total.get("GPU", 0) // gpus if gpus else total.get("CPU", 1)))
+    most = workers or _room(ray.cluster_resources(), gpus)
     context = ray.data.DataContext.get_current()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells of its plans, and of our settings
     context.enable_progress_bars = False
     context.max_errored_blocks = -1  # one file each: the others go on
     rows = ray.data.from_items([asdict(item) for item in items], override_num_blocks=len(items))
-    done = rows.map(
-        _Rows,
-        fn_constructor_args=(settings, load),
-        # A file that kills its worker must not take others with it, which wait there.
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(most, len(items)), max_tasks_in_flight_per_actor=1),
-        max_task_retries=RETRIES,
-        num_cpus=1,
-        num_gpus=gpus or None,
-    )
+    with warnings.catch_warnings():
+        # From Ray 2.64 on retries have to be given otherwise; pyproject.toml keeps to versions before it.
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+        done = rows.map(
+            _Rows,
+            fn_constructor_args=(settings, load),
+            # As many from the start, who begin as they find room: a pool that grows would need files that wait at
+            # workers, and one that kills its worker would take those with it.
+            compute=ray.data.ActorPoolStrategy(size=min(most, len(items)), max_tasks_in_flight_per_actor=1),
+            max_task_retries=RETRIES,
+            num_cpus=1,
+            num_gpus=gpus or None,
+        )
     missing = {item.source for item in items}
     for row in done.iter_rows():
+        if row["unable"]:
+            raise BatchError(f"the workers cannot load the model: {row['unable']}; every node needs it at that place")
         missing.discard(row["source"])
         yield Outcome(row["source"], int(row["people"]), row["error"])
     for source in sorted(missing):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import errno
 import os
 import signal
 import socket
@@ -37,7 +39,7 @@ GRACE = 10.0
 def read_token(file: str | None) -> str:
     """The token from a file, or else from MEGA_TOKEN; never from the command line, which other users can see."""
     if file is None:
-        return os.environ.get("MEGA_TOKEN", "").strip()
+        return _sendable(os.environ.get("MEGA_TOKEN", "").strip(), "MEGA_TOKEN")
     try:
         token = Path(file).read_text(encoding="utf-8").strip()
     except OSError as error:
@@ -49,6 +51,13 @@ def read_token(file: str | None) -> str:
         ) from error
     if not token:
         raise SystemExit("mega serve: the file of --token-file is empty; write a long random token into it.")
+    return _sendable(token, "the file of --token-file")
+
+
+def _sendable(token: str, where: str) -> str:
+    """A token, where a header can carry it."""
+    if not (token.isascii() and token.isprintable()):
+        raise SystemExit(f"mega serve: the token in {where} must be one line of ASCII letters, digits and signs.")
     return token
 
 
@@ -224,9 +233,16 @@ def _listen(host: str, port: int) -> socket.socket | None:
         listener.bind((host, port))
         # Before the weights load: a second instance must fail at once, not after half a minute.
         listener.listen(2048)
-    except OSError as error:
-        print(f"mega serve: {host}:{port} cannot be used ({error.strerror}); is a backend running already? "
-              "Choose another --port.", file=sys.stderr)  # fmt: skip
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OverflowError):
+            text, todo = "there is no such port", "choose a --port from 0 to 65535"
+        elif isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            text, todo = error.strerror, "give --host an address of this machine"
+        elif error.errno == errno.EACCES and port < 1024:
+            text, todo = error.strerror, "choose a --port from 1024 on"
+        else:
+            text, todo = error.strerror, "is a backend running already? Choose another --port"
+        print(f"mega serve: {host}:{port} cannot be used ({text}); {todo}.", file=sys.stderr)
         listener.close()
         return None
     return listener
@@ -234,8 +250,9 @@ def _listen(host: str, port: int) -> socket.socket | None:
 
 def _stop_with_stdin(server: uvicorn.Server) -> None:
     # Not through sys.stdin: its lock, held by this thread to the end, would abort the interpreter's shutdown.
-    while os.read(0, 1):
-        continue
+    with contextlib.suppress(OSError):  # there was none from the start
+        while os.read(0, 1):
+            continue
     server.should_exit = True
 
 

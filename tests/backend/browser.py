@@ -6,10 +6,13 @@ import base64
 import json
 import shutil
 import subprocess
+import threading
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+from waiting import line_with
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -29,9 +32,10 @@ class Browser:
 
     def __init__(self, folder: Path, size: tuple[int, int] = (1360, 860), dark: bool = False) -> None:
         self._driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
-        line = ""
-        while "started successfully on port" not in line:
-            line = self._driver.stdout.readline()
+        deadline = threading.Timer(60, self._driver.kill)
+        deadline.start()
+        line = line_with("started successfully on port", self._driver)
+        deadline.cancel()
         self._url = "http://127.0.0.1:" + line.strip().rstrip(".").rsplit(" ", 1)[1]
         flags = [*FLAGS, f"--user-data-dir={folder / 'profile'}", f"--window-size={size[0]},{size[1]}"]
         if dark:

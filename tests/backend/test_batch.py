@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,8 +14,9 @@ import numpy as np
 import pytest
 from fake_recoverer import FakeRecoverer
 from PIL import Image
+from waiting import program, until
 
-from mega_backend import batch, export, files
+from mega_backend import batch, cli, export, files
 from mega_backend.batch import BatchError, Item, Settings
 from mega_backend.result import Recovery
 
@@ -122,6 +122,52 @@ def test_results_of_other_settings_are_not_mixed(folder, tmp_path):
         batch.plan(tmp_path / "empty", tmp_path / "out", Settings())
 
 
+def test_damaged_settings_and_workers_that_cannot_be_are_sentences(folder, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    for text in ("[1]", "{"):
+        (tmp_path / "out" / batch.SETTINGS).write_text(text)
+        with pytest.raises(BatchError, match="is damaged: remove it"):
+            batch.plan(folder, tmp_path / "out", Settings())
+    assert cli.main(["batch", str(folder), "-o", str(tmp_path / "out"), "--workers", "-2"]) == 2
+    assert "--workers -2 cannot be" in capsys.readouterr().err
+
+
+def test_what_killed_batches_left_half_written_is_swept_away(folder, tmp_path, monkeypatch, capsys):
+    results = tmp_path / "out"
+    command = ["batch", str(folder), "-o", str(results)]
+    (results / "day1").mkdir(parents=True)
+    ours = [
+        results / ".batch.json.abcdefgh",
+        results / "day1" / ".1.png.npz.a1_b2c3d",
+        results / "day1" / f".{'x' * files._NAME}.a1b2c3d4",  # the name is cut off
+    ]
+    others = [
+        results / ".notes.npz",
+        results / ".notes.txt.abcdefgh",
+        results / "1.png.npz.a1b2c3d4",
+        results / "day1" / ".1.png.glb.a1b2c3d4",  # of a batch of another format
+    ]
+    young = results / "day1" / ".4.png.npz.a1b2c3d4"
+    for path in (*ours, *others, young):
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - files.ABANDONED - 5,) * 2)
+    os.utime(young)
+    monkeypatch.setattr(batch.mega_backend, "load", lambda *_, **__: Reading())
+    assert cli.main(command) == 0
+    assert not any(path.exists() for path in ours)
+    assert all(path.exists() for path in (*others, young)), "others' files, or what is being written"
+    os.utime(young, (time.time() - files.ABANDONED - 5,) * 2)
+    assert cli.main(command) == 0 and not young.exists(), "where nothing is left to do, too"
+
+
+def test_a_scratch_file_is_known_by_its_name(tmp_path):
+    for name in ("a.npz", f"{'long' * 40}.npz"):
+        with files.replacing(tmp_path / name) as scratch:
+            os.utime(scratch, (0, 0))
+            assert files.sweep(tmp_path, ".npz") == [Path(scratch)]
+            Path(scratch).touch()
+
+
 def test_results_inside_the_folder_are_not_taken_for_pictures(folder):
     items, _ = batch.plan(folder, folder / "results", Settings())
     assert len(items) == 12
@@ -142,17 +188,13 @@ sys.exit(batch.report(batch.run_here(items, settings, lambda: Reading(0.05), 2),
 
 def test_a_killed_batch_leaves_whole_results_and_goes_on(folder, tmp_path):
     command = [sys.executable, "-c", SCRIPT, str(folder), str(tmp_path / "out")]
-    process = subprocess.Popen(command, cwd=ROOT)
-    end = time.monotonic() + 60
-    while len(list((tmp_path / "out").rglob("*.npz"))) < 2 and time.monotonic() < end:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with program(command, cwd=ROOT):
+        until(lambda: len(list((tmp_path / "out").rglob("*.npz"))) >= 2)
     # A write that was cut leaves at most a hidden scratch file, never a half result.
     for scratch in (tmp_path / "out").rglob(".*"):
         scratch.unlink()
     assert 2 <= check(folder, tmp_path / "out") < 12
-    assert subprocess.run(command, cwd=ROOT).returncode == 0
+    assert subprocess.run(command, cwd=ROOT, timeout=120).returncode == 0
     assert check(folder, tmp_path / "out") == 12
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import until
 
 from mega_backend import Cancelled, batching
 from mega_backend.batching import Batcher, Call, Limit, OutOfMemory, Scheduler, even_shares
@@ -161,9 +162,9 @@ def test_an_error_of_one_request_is_not_that_of_another(batcher):
 
     with ThreadPoolExecutor(8) as pool:
         good = [pool.submit(ask, batcher, device, f"r{n}", 3) for n in range(6)]
-        pool.submit(bad).result()
+        pool.submit(bad).result(60)
         for future in good:
-            future.result()
+            future.result(60)
     assert [str(error) for error in errors] == ["negative"]
 
 
@@ -178,7 +179,7 @@ def test_cancel_stops_within_one_batch(batcher):
 
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(long)
-        seen.wait()
+        assert seen.wait(60)
         time.sleep(0.12)
         batcher.cancel(requester)
         before = len(device.sizes)
@@ -235,8 +236,7 @@ def test_a_picture_gets_its_turns_beside_a_video():
     with ThreadPoolExecutor(6) as threads:
         with request(video):
             watching = [threads.submit(in_context(watch)) for _ in range(6)]
-        while len(looks) < 20:
-            time.sleep(0.001)
+        until(lambda: len(looks) >= 20, pause=0.001)
         with request(picture):
             before = len(looks)
             for _ in range(20):
@@ -244,7 +244,7 @@ def test_a_picture_gets_its_turns_beside_a_video():
             during = looks[before:].count(video)
         stop.set()
         for one in watching:
-            one.result()
+            one.result(60)
     # Each finds one of the video's running, and every fourth turn is the video's; first come, first served: 120.
     assert during <= 60, "a picture waited for everybody before it"
     assert picture.used > 0 and video.used > 60
@@ -293,8 +293,7 @@ def test_a_short_request_does_not_wait_for_full_batches_of_a_long_one():
 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(video)
-        while len(device.sizes) < 2:
-            time.sleep(0.01)
+        until(lambda: len(device.sizes) >= 2)
         with request(Requester()):
             ran = []
             for _ in range(6):

@@ -16,12 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_batch import Reading, check, film, folder  # noqa: F401  (a fixture)
+from waiting import program, until
 
 import mega_backend
 from mega_backend import batch
 from mega_backend.client import BackendError, Client
 from mega_backend.protocol import RandomParameters
+from mega_backend.result import Recovery
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install -e '.[cluster]'")
 pytestmark = pytest.mark.slow
@@ -32,6 +35,7 @@ CALLED = "called"
 @pytest.fixture(scope="module")
 def cluster():
     """The address of a cluster of two nodes."""
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
     # Workers import the tests' fakes and this checkout, wherever they start.
@@ -42,19 +46,29 @@ def cluster():
     # Requests are counted every ten seconds else.
     for each in ("REPLICA", "HANDLE"):
         os.environ[f"RAY_SERVE_{each}_AUTOSCALING_METRIC_PUSH_INTERVAL_S"] = "0.5"
-    for attempt in range(3):
+    started = Cluster()
+    try:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(services, "get_node", partial(patient, services.get_node))
+            for _ in range(2):
+                started.add_node(num_cpus=2, object_store_memory=100 << 20)
+        ray.init(address=started.address, logging_level="warning", log_to_driver=False)
+        yield started.address
+    finally:
+        ray.shutdown()
+        started.shutdown()
+
+
+def patient(get_node, *node):
+    """What Ray knows of a node that starts. It gives up after 30 s, which a busy machine does not always meet."""
+    end = time.monotonic() + 180
+    while True:
         try:
-            started = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 100 << 20})
-            break
-        # Ray's own bound of 30 s for a node to start, which a busy machine does not always meet.
-        except Exception:
-            if attempt == 2:
+            return get_node(*node)
+        except RuntimeError:  # not there yet
+            if time.monotonic() > end:
                 raise
-    started.add_node(num_cpus=2, object_store_memory=100 << 20)
-    ray.init(address=started.address, logging_level="warning", log_to_driver=False)
-    yield started.address
-    ray.shutdown()
-    started.shutdown()
+            time.sleep(0.2)
 
 
 class Slow(Reading):
@@ -104,23 +118,14 @@ class Filming:
 
         def noting(watcher, frames, *others):
             (notes / f"{LOOKED}-{frames[0].index}-{os.getpid()}").touch()
-            while frames[0].index and not (notes / KILLED).exists():
-                time.sleep(0.05)
+            if frames[0].index:
+                until((notes / KILLED).exists, 300, pause=0.05)
             return watch(watcher, frames, *others)
 
         recover.Watcher.watch = noting
 
     def __getattr__(self, name: str):
         return getattr(self._recoverer, name)
-
-
-def wait_for(what, seconds: float = 90):
-    """What it gives, once it gives anything."""
-    end = time.monotonic() + seconds
-    while not (given := what()):
-        assert time.monotonic() < end, what
-        time.sleep(0.05)
-    return given
 
 
 def test_a_worker_killed_in_the_middle_of_a_video_is_gone_on_from_there(cluster, tmp_path, tiny_model):
@@ -135,8 +140,8 @@ def test_a_worker_killed_in_the_middle_of_a_video_is_gone_on_from_there(cluster,
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(list, clusters.run_batch([item], settings, load, cluster, workers=1))
         # Its first second is done, it is at the next.
-        wait_for((Path(item.output + ".part") / "000000.npz").exists)
-        (note,) = wait_for(lambda: list(notes.glob(f"{LOOKED}-5-*")))
+        until((Path(item.output + ".part") / "000000.npz").exists)
+        (note,) = until(lambda: list(notes.glob(f"{LOOKED}-5-*")))
         victim = int(note.name.rsplit("-", 1)[1])
         assert not Path(item.output).exists()
         (notes / KILLED).touch()
@@ -153,6 +158,72 @@ def test_a_worker_killed_in_the_middle_of_a_video_is_gone_on_from_there(cluster,
     with np.load(whole.output) as one, np.load(item.output) as other:
         for name in one.files:
             assert np.array_equal(one[name], other[name], equal_nan=True), name
+
+
+def batch_workers() -> set[int]:
+    """The processes of the workers that live."""
+    from ray._private import state
+
+    return {
+        actor["Pid"]
+        for actor in state.actors().values()
+        if actor["State"] == "ALIVE" and "MapWorker" in actor["ActorClassName"]
+    }
+
+
+def test_the_command_goes_on_after_a_killed_worker_and_a_killed_command(cluster, tmp_path, tiny_model):
+    """`mega batch … --cluster`, as a user has it: nothing half-written is taken for a result, nothing is done twice."""
+    source, results = tmp_path / "in", tmp_path / "out"
+    people = Image.open(ROOT / "examples" / "people.jpg")
+    names = [f"day{number % 2}/{number:02d}.jpg" for number in range(24)]
+    for number, name in enumerate(names):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        people.resize((320 + number, 240)).save(source / name)
+    film(source / "day0" / "walk.avi")
+    command = [sys.executable, "-m", "mega_backend", "batch", str(source), "-o", str(results), "--cluster", cluster,
+               "--workers", "2", "--model", str(tiny_model), "--steps", "1"]  # fmt: skip
+
+    def there() -> list[str]:
+        return sorted(str(path.relative_to(results)) for path in results.rglob("*.npz") if ".part" not in str(path))
+
+    with program(command, cwd=ROOT, seconds=300) as running:
+        assert running.stdout.readline() == "25 files to do, 0 done already\n"
+        until(lambda: len(there()) >= 2, 180, pause=0.02)
+        assert len(batch_workers()) == 2, "two workers were asked for"
+        victim = min(batch_workers())
+        os.kill(victim, signal.SIGKILL)
+        before = len(there())
+        until(lambda: len(there()) >= before + 2, 180, pause=0.02)
+        assert victim not in batch_workers()
+        assert running.poll() is None
+    # The command was killed too, and its workers end with it.
+    until(lambda: not batch_workers())
+    done = there()
+    assert 4 <= len(done) < 25
+    stamps = {name: (results / name).stat().st_mtime_ns for name in done}
+    # What a kill in the middle of a write leaves, a minute later; and what is not ours, or may be in work.
+    left, young, others = (
+        results / "day1" / f".{name}" for name in ("01.jpg.npz.a1b2c3d4", "03.jpg.npz.e5f6g7h8", "x")
+    )
+    left.parent.mkdir(exist_ok=True)
+    for path, age in ((left, 100), (young, -1000), (others, 100)):
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - age,) * 2)
+
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert "ray" not in again.stderr.lower(), "what Ray says to itself"
+    assert again.stdout == f"{25 - len(done)} files to do, {len(done)} done already\n"
+    assert there() == sorted([*(f"{name}.npz" for name in names), "day0/walk.avi.npz"])
+    assert all((results / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())
+    for number, name in enumerate(names):
+        recovery = Recovery.load(results / f"{name}.npz")
+        assert tuple(recovery.picture_size) == (320 + number, 240) and recovery.meta["picture"] == Path(name).name
+    with np.load(results / "day0" / "walk.avi.npz") as motion:
+        assert len(motion["frame"])
+    hidden = {path for path in results.rglob(".*") if path.is_file()}
+    assert left not in hidden and {young, others} <= hidden
+    assert not list(results.rglob("*.part"))
 
 
 class Deadly(Reading):
@@ -275,17 +346,42 @@ def test_replicas_rise_under_load_and_fall_again_and_cut_nobody_off(deployed):
     with ThreadPoolExecutor(8) as pool:
         crowd = [pool.submit(ask_on) for _ in range(6)]
         try:
-            wait_for(lambda: replicas() == {"RUNNING": 2})
-            wait_for(lambda: len(list(pids.iterdir())) == 2)
+            until(lambda: replicas() == {"RUNNING": 2})
+            until(lambda: len(list(pids.iterdir())) == 2)
             long = [pool.submit(ask, 54) for _ in range(2)]  # 22 seconds
         finally:
             enough.set()
         assert [one.result(60) for one in crowd] == [{"done"}] * 6
         # Two requests are for one replica: the other goes while they run.
-        wait_for(lambda: replicas().get("RUNNING") == 1)
+        until(lambda: replicas().get("RUNNING") == 1)
         assert [one.result(60) for one in long] == ["done"] * 2
-    wait_for(lambda: replicas() == {"RUNNING": 1})
+    until(lambda: replicas() == {"RUNNING": 1})
     assert ask() == "done"
+
+
+def test_a_cluster_without_what_the_workers_need_is_a_sentence(cluster, folder, tmp_path):  # noqa: F811
+    from mega_backend import cluster as clusters
+
+    items, _ = batch.plan(folder, tmp_path / "out", batch.Settings())
+    with pytest.raises(batch.BatchError, match=r"has no GPU: add nodes with GPUs, take --device cpu, or .* --workers"):
+        list(clusters.run_batch(items, batch.Settings(), Reading, cluster, gpus=1))
+
+
+def unable():
+    raise ValueError("there is no model in '/there'")
+
+
+def test_workers_that_cannot_load_the_model_end_the_batch_with_a_sentence(cluster, folder, tmp_path):  # noqa: F811
+    from mega_backend import cluster as clusters
+
+    items, _ = batch.plan(folder, tmp_path / "out", batch.Settings())
+    with (
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(
+            batch.BatchError, match=r"cannot load the model: there is no model in '/there', says .*; every node"
+        ),
+    ):
+        pool.submit(list, clusters.run_batch(items, batch.Settings(), unable, cluster, workers=1)).result(120)
 
 
 def test_no_cluster_is_a_sentence():

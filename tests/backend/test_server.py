@@ -17,6 +17,7 @@ import pytest
 import uvicorn
 from fake_recoverer import FakeRecoverer
 from PIL import Image
+from waiting import program
 
 from mega_backend import protocol, server
 from mega_backend.client import BackendError, Client, Stopped
@@ -260,9 +261,15 @@ def test_openapi_names_the_endpoints(running):
 def test_no_backend_there_is_a_sentence():
     with pytest.raises(BackendError, match="No backend answers"):
         Client("http://127.0.0.1:1").health()
-    for url in ("", "ftp://x", "http://x:port"):
+    for url in (f"http://{'a' * 70}.invalid", "http://no such name"):
+        with pytest.raises(BackendError, match=r"No backend answers at http.*start it or correct"):
+            Client(url).health()
+    for url in ("", "ftp://x", "http://x:port", "http://[::1"):
         with pytest.raises(BackendError, match="looks like"):
             Client(url)
+    for token in ("тайна", "two\nlines"):
+        with pytest.raises(BackendError, match="copy it anew"):
+            Client("http://127.0.0.1:1", token)
 
 
 def test_other_addresses_need_a_token_and_a_used_port_says_so(capsys):
@@ -271,6 +278,12 @@ def test_other_addresses_need_a_token_and_a_used_port_says_so(capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert server.serve(FakeRecoverer(), port=taken.getsockname()[1]) == 2
     assert "running already" in capsys.readouterr().err
+    assert server.serve(FakeRecoverer(), port=70_000) == 2
+    assert "--port from 0 to 65535" in capsys.readouterr().err
+    # 203.0.113.0/24 is nobody's.
+    for host in ("nowhere.invalid", "203.0.113.7"):
+        assert server.serve(FakeRecoverer(), host, 0, token="s3cret") == 2
+        assert "give --host an address of this machine" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "stdin", "idle"])
@@ -280,10 +293,7 @@ def test_a_server_process_ends_cleanly(how):
         "from mega_backend import server; sys.exit(server.serve(FakeRecoverer(), port=0, stop_with_stdin=True,"
         f"idle_timeout={0.3 if how == 'idle' else 0}))"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
+    with program([sys.executable, "-c", script], cwd=ROOT, stdin=subprocess.PIPE) as child:
         assert "listening" in child.stdout.readline()
         url = re.match(r"mega serve: ready at (\S+)", child.stdout.readline()).group(1)
         if how != "idle":
@@ -293,6 +303,3 @@ def test_a_server_process_ends_cleanly(how):
         elif how == "stdin":
             child.stdin.close()
         assert child.wait(30) == 0  # a busy machine takes its time
-    finally:
-        child.kill()
-        child.wait()

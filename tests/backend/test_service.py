@@ -24,6 +24,7 @@ import torch
 import uvicorn
 from fake_recoverer import FakeBody, FakeRecoverer
 from hypothesis import HealthCheck, given, settings
+from waiting import line_with, program, until
 
 from benchmarks import malformed
 from mega_backend import protocol, server, turns
@@ -88,10 +89,7 @@ class Running:
 
     def settle(self, seconds: float = 10.0) -> None:
         """Wait until nothing runs any more."""
-        end = time.monotonic() + seconds
-        while not self.jobs.idle and time.monotonic() < end:
-            time.sleep(0.01)
-        assert self.jobs.idle
+        until(lambda: self.jobs.idle, seconds)
 
     def stop(self) -> None:
         self._server.should_exit = True
@@ -467,6 +465,16 @@ def test_no_option_takes_the_token_itself(capsys):
     assert "--token-file" not in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_token_that_no_header_carries_is_refused_at_the_start(tmp_path, monkeypatch):
+    (tmp_path / "token").write_text("тайна", encoding="utf-8")
+    with pytest.raises(SystemExit, match="one line of ASCII"):
+        server.read_token(str(tmp_path / "token"))
+    monkeypatch.setenv("MEGA_TOKEN", "two\nlines")
+    with pytest.raises(SystemExit, match="MEGA_TOKEN must be one line") as refused:
+        server.read_token(None)
+    assert "two" not in str(refused.value)
+
+
 def test_metrics_count_requests_results_and_batches(running):
     served = running(Encoding())
     list(recover(served.client, 5, 0))
@@ -503,10 +511,9 @@ def serve_script(load: str, **options) -> str:
     )
 
 
-def child(script: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def child(script: str):
+    """A server that runs as a program of its own."""
+    return program([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE)
 
 
 def test_health_answers_while_the_weights_load_and_work_waits_for_them(tmp_path):
@@ -516,11 +523,9 @@ def test_health_answers_while_the_weights_load_and_work_waits_for_them(tmp_path)
         f" while not pathlib.Path({str(tmp_path / 'go')!r}).exists(): time.sleep(0.02)\n"
         " return FakeRecoverer()"
     )
-    process = child(script)
-    try:
-        client = Client(process.stdout.readline().split()[-1])
-        while client.health()["progress"] < 0.3:
-            time.sleep(0.02)
+    with child(script) as process:
+        client = Client(line_with("listening", process).split()[-1])
+        until(lambda: client.health()["progress"] >= 0.3)
         assert client.health()["status"] == "loading" and client.health()["text"] == "reading the weights"
         with pytest.raises(BackendError, match="being loaded") as refused:
             client.random(RandomParameters())
@@ -530,23 +535,19 @@ def test_health_answers_while_the_weights_load_and_work_waits_for_them(tmp_path)
         assert "ready at" in process.stdout.readline()
         assert client.health()["status"] == "ready"
         assert any(m.kind == "done" for m in client.random(RandomParameters(steps=1)))
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_program_with_a_sentence():
-    process = child(serve_script("def load(progress): raise ValueError('no such model: give another')"))
-    _, errors = process.communicate(timeout=60)
+    with child(serve_script("def load(progress): raise ValueError('no such model: give another')")) as process:
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "could not be loaded: no such model: give another" in errors
 
 
 @pytest.mark.parametrize(("grace", "ending"), [(30.0, "done"), (0.2, "stopped")])
 def test_sigterm_finishes_or_cancels_what_runs_and_exits_0(grace, ending):
-    process = child(serve_script("def load(progress): return FakeRecoverer(0.05)", grace=grace))
-    try:
-        url = next(line for line in iter(process.stdout.readline, "") if "ready" in line).split()[-1]
+    with child(serve_script("def load(progress): return FakeRecoverer(0.05)", grace=grace)) as process:
+        url = line_with("ready", process).split()[-1]
         stream = iter(Client(url).random(RandomParameters(steps=54)))
         next(stream)
         process.terminate()
@@ -557,22 +558,16 @@ def test_sigterm_finishes_or_cancels_what_runs_and_exits_0(grace, ending):
                 list(stream)
             assert stopped.value.status == 503
         assert process.wait(30) == 0
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_a_killed_server_is_a_sentence_for_the_client():
-    process = child(serve_script("def load(progress): return FakeRecoverer(0.05)"))
-    try:
-        url = next(line for line in iter(process.stdout.readline, "") if "ready" in line).split()[-1]
+    with child(serve_script("def load(progress): return FakeRecoverer(0.05)")) as process:
+        url = line_with("ready", process).split()[-1]
         stream = iter(Client(url).random(RandomParameters(steps=54)))
         next(stream)
         os.kill(process.pid, 9)
         with pytest.raises(BackendError, match=r"lost .* start it again, then repeat|stopped before .* try again"):
             list(stream)
-    finally:
-        process.communicate()
 
 
 def test_cancelling_frees_the_device_within_a_batch(running):

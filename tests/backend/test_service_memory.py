@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from fake_recoverer import FakeRecoverer
+from waiting import until
 
 from mega_backend import server
 from mega_backend.client import Client
@@ -67,6 +68,42 @@ def test_what_is_freed_is_kept_and_given_back_when_asked():
     assert not megabytes(MALLOC_ARENA_MAX="3")[0]
 
 
+KERNELS = """
+import os, sys
+from mega_backend.service import memory
+memory.keep()
+assert "torch" not in sys.modules, "too late"
+import torch
+from mega_backend.linear import linear
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20
+
+weight, sizes = torch.ones(1024, 256), torch.randperm(1000, generator=torch.Generator().manual_seed(0)) + 1
+with torch.no_grad():
+    for rows in sizes[:200]:
+        linear(torch.ones(int(rows), 256), weight)
+    before = resident()
+    for rows in sizes[200:]:
+        linear(torch.ones(int(rows), 256), weight)
+print(os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"], resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_batches_of_ever_other_sizes_do_not_make_it_grow():
+    def grown(**environment: str) -> tuple[int, ...]:
+        done = subprocess.run(
+            [sys.executable, "-c", KERNELS], cwd=ROOT, capture_output=True, text=True, timeout=300,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return tuple(map(int, done.stdout.split()))
+
+    assert grown()[1] <= 100, "300 and more without bounds"
+    assert grown(ONEDNN_PRIMITIVE_CACHE_CAPACITY="7")[0] == 7, "whoever has a setting of their own keeps it"
+
+
 def test_memory_is_given_back_once_after_each_time_of_work(monkeypatch):
     given = []
     monkeypatch.setattr(memory, "REST", 0.2)
@@ -76,16 +113,13 @@ def test_memory_is_given_back_once_after_each_time_of_work(monkeypatch):
     thread = threading.Thread(target=lambda: asyncio.run(instance.serve()), daemon=True)
     thread.start()
     try:
-        while not instance.started:
-            time.sleep(0.01)
+        until(lambda: instance.started)
         client = Client(f"http://127.0.0.1:{instance.servers[0].sockets[0].getsockname()[1]}")
         time.sleep(0.5)
         assert given == [], "before there was any work"
         for count in (1, 2):
             assert list(client.random(RandomParameters(steps=1)))[-1].kind == "done"
-            end = time.monotonic() + 10
-            while len(given) < count and time.monotonic() < end:
-                time.sleep(0.01)
+            until(lambda so_many=count: len(given) >= so_many)
             time.sleep(0.5)
             assert len(given) == count
     finally:

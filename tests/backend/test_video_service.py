@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -19,6 +18,7 @@ from fake_recoverer import FakeRecoverer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from movies import SIZE, movie, sequence
+from waiting import program, until
 
 from mega_backend import protocol, protocol_motion, server
 from mega_backend.client import BackendError, Client, Stopped
@@ -74,13 +74,6 @@ def parts(path, size=700):
 def asked(client, values, clip):
     with client.video(values, clip) as stream:
         return list(stream)
-
-
-def wait_until(condition, seconds=10):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def of_kind(messages, kind):
@@ -182,7 +175,7 @@ def test_bad_clips_are_refused_with_a_sentence(client, serving, motion, film, tm
         assert caught.value.status in (413, 422), sentence
     assert len(of_kind(asked(client, VideoParameters(), clip), "frame")) == 12
     for where in (client, small, tiny):
-        wait_until(lambda state=where.app.state.mega: state.shelf.held.bytes == state.held.bytes == 0)
+        until(lambda state=where.app.state.mega: state.shelf.held.bytes == state.held.bytes == 0)
 
 
 def test_frames_in_memory_count_and_a_trickle_is_given_up(serving, motion, film):
@@ -191,7 +184,7 @@ def test_frames_in_memory_count_and_a_trickle_is_given_up(serving, motion, film)
         asked(narrow, VideoParameters(), parts(film))
     assert refused.value.status == 503
     state = narrow.app.state.mega
-    wait_until(lambda: state.held.bytes == state.shelf.held.bytes == 0)
+    until(lambda: state.held.bytes == state.shelf.held.bytes == 0)
 
     def trickle():
         for part in parts(film):
@@ -215,13 +208,13 @@ def test_nothing_stays_on_disk(serving, motion, film, tmp_path, monkeypatch):
 
     def cut():
         yield from parts(film)[:2]
+        until(lambda: len(made) == 3)
         raise Stopped
 
     with pytest.raises(Stopped):
         client.video(VideoParameters(), cut())
-    jobs = client.app.state.mega.jobs
-    wait_until(lambda: len(made) == 3 and jobs.idle and not any(folder.exists() for folder in made))
-    assert all(folder.is_relative_to(tmp_path) for folder in made)
+    until(lambda: client.app.state.mega.jobs.idle and not any(folder.exists() for folder in made))
+    assert len(made) == 3 and all(folder.is_relative_to(tmp_path) for folder in made)
     shelf.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -235,7 +228,7 @@ def test_closing_the_connection_stops_the_work_within_a_second(serving, film):
         continue
     done = slow.frames
     stream.close()
-    wait_until(lambda: client.app.state.mega.jobs.idle)
+    until(lambda: client.app.state.mega.jobs.idle)
     # Two frames are a second's work, however busy the machine is.
     assert slow.frames <= done + 2 < 12 and client.app.state.mega.shelf.held.bytes == 0
 
@@ -277,14 +270,10 @@ def test_clips_of_a_backend_that_was_killed_are_removed_by_the_next(tmp_path, mo
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     (tmp_path / "others").mkdir()
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
+    with program([sys.executable, "-c", script], cwd=ROOT) as process:
         assert process.stdout.readline() == "kept\n"
         (clip,) = tmp_path.glob("*/*/clip")
         serving(FakeRecoverer()).health()
         assert clip.exists(), "that of a backend which lives was taken"
-    finally:
-        process.kill()
-        process.communicate()
     serving(FakeRecoverer()).health()
     assert [path.name for path in tmp_path.iterdir()] == ["others"]
