@@ -38,6 +38,7 @@ from mega_backend import protocol, protocol_motion
 from mega_backend.client import BackendError, Client, Stopped, Stream
 from mega_backend.protocol import Message, RandomParameters, RecoverParameters, ResampleParameters
 from mega_backend.protocol_motion import VideoParameters
+from mega_backend.service.memory import REST
 
 CLIENTS = 64
 CONCURRENT = 16
@@ -50,10 +51,10 @@ class Server:
         self.process, self.url = process, url
         self.client = Client(url, timeout=120)
 
-    def resident(self) -> float:
-        """Resident memory in MiB."""
+    def resident(self, kind: str = "VmRSS") -> float:
+        """Resident memory in MiB; of kind `RssAnon` without pages of files, which the system drops as it likes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
+        return int(re.search(rf"{kind}:\s+(\d+)", status).group(1)) / 1024
 
     def metric(self, name: str) -> float:
         """The sum of a metric's samples."""
@@ -258,19 +259,21 @@ def malformed_requests(server: Server, options: argparse.Namespace) -> None:
 
     port = int(server.url.rsplit(":", 1)[1])
     statuses: Counter[int | None] = Counter()
-    before = server.resident()
+    resident = [server.resident()]
 
     @settings(max_examples=options.examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(malformed.attempts())
     def attack(attempt: malformed.Attempt) -> None:
         statuses[malformed.send(port, attempt)] += 1
+        if sum(statuses.values()) >= len(resident) * options.examples // 5:
+            resident.append(server.resident())
 
     started = time.monotonic()
     attack()
     assert server.client.health()["status"] == "ready"
     told = ", ".join(f"{status or 'closed'} × {count}" for status, count in statuses.most_common())
     print(f"  {sum(statuses.values())} requests in {time.monotonic() - started:.0f} s: {told}")
-    print(f"  memory {before:.0f} MiB before, {server.resident():.0f} MiB after")
+    print("  memory before, and after each fifth of them: " + ", ".join(f"{each:.0f}" for each in resident) + " MiB")
 
 
 def load(server: Server, options: argparse.Namespace) -> None:
@@ -280,7 +283,7 @@ def load(server: Server, options: argparse.Namespace) -> None:
     counts: Counter[str] = Counter()
     problems: list[str] = []
     end = time.monotonic() + options.seconds
-    memory: list[tuple[float, float]] = []
+    memory: list[tuple[float, float, float]] = []
     lock = threading.Lock()
 
     streams: dict[int, Stream] = {}
@@ -311,7 +314,7 @@ def load(server: Server, options: argparse.Namespace) -> None:
 
     def watch() -> None:
         while time.monotonic() < end:
-            memory.append((time.monotonic(), server.resident()))
+            memory.append((time.monotonic() - started, server.resident(), server.resident("RssAnon")))
             time.sleep(1)
         for stream in list(streams.values()):
             stream.close()
@@ -325,16 +328,18 @@ def load(server: Server, options: argparse.Namespace) -> None:
     print(f"  {CLIENTS} clients, {options.seconds:.0f} s: " + ", ".join(f"{k} × {n}" for k, n in counts.most_common()))
     for problem in sorted(set(problems))[:5]:
         print(f"  PROBLEM {problem}")
-    warm = np.array([(at - started, value) for at, value in memory if at - started > options.seconds * 0.3])
-    for line in memory_report(warm):
-        print(f"  {line}")
+    warm = np.array([sample for sample in memory if sample[0] > options.seconds * 0.3])
+    for name, column in (("all", 1), ("without pages of files", 2)):
+        print(f"  memory after warm-up, {name}")
+        for line in memory_report(warm[:, [0, column]]):
+            print(f"    {line}")
     print(f"  at rest {before:.0f} MiB before all this, {at_rest(server):.0f} MiB after it")
 
 
 def at_rest(server: Server) -> float:
     """Resident memory in MiB once nothing is worked on."""
     settle(server)
-    time.sleep(2)
+    time.sleep(REST + 3)  # when it has given back what it does not need
     return server.resident()
 
 
@@ -355,7 +360,7 @@ def memory_report(samples: np.ndarray) -> list[str]:
     quarters = np.array_split(values, 4)
     first, second = np.triu_indices(len(times), 1)
     slope = np.median((values[second] - values[first]) / (times[second] - times[first]))
-    lines = [f"memory after warm-up: single samples {min(values):.0f} to {max(values):.0f} MiB ({around(values)})"]
+    lines = [f"single samples {min(values):.0f} to {max(values):.0f} MiB ({around(values)})"]
     for label, parts in (("half minutes", halves), ("quarters", quarters)):
         medians, highest = [np.median(part) for part in parts], [np.max(part) for part in parts]
         numbers = ", ".join(f"{value:.0f}" for value in medians)

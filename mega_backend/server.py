@@ -154,8 +154,10 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         jobs = self.state.jobs
+        if self.state.model.status != "ready" or self.state.uploads:
+            jobs.last_active = time.monotonic()
         idle = time.monotonic() - jobs.last_active
-        if self.idle_timeout > 0 and jobs.idle and self.state.model.status == "ready" and idle > self.idle_timeout:
+        if self.idle_timeout > 0 and jobs.idle and idle > self.idle_timeout:
             logs.event("idle: stopping", seconds=idle)
             self.should_exit = True
         return await super().on_tick(counter)

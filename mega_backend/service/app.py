@@ -75,6 +75,8 @@ class State:
         self.jobs.ended = lambda job: metrics.results.labels(job.endpoint, job.end).inc()
         self.held = Held(limits.held_bytes, "holds too many large pictures")
         self.shelf = Shelf(limits)
+        self.uploads = 0
+        """Requests whose bodies are arriving."""
         self.decoding = asyncio.Semaphore(DECODED_TOGETHER)
         metrics.gauge("mega_running", "Requests that are worked on", lambda: self.jobs.running)
         metrics.gauge("mega_waiting", "Requests that wait for their turn", lambda: self.jobs.waiting)

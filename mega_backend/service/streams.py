@@ -32,9 +32,11 @@ class Upload:
 
     async def __aenter__(self) -> Upload:
         self.state.model.check()
+        self.state.uploads += 1
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.state.uploads -= 1
         if not self._handed_on:
             self.lease.release()
 

@@ -358,10 +358,7 @@ def test_a_client_that_does_not_read_does_not_hold_the_work(running):
     with socket.create_connection(("127.0.0.1", served.port), 5) as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.sendall(f"POST /random HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-        end = time.monotonic() + 30
-        while not (ended := ended_as(served)) and time.monotonic() < end:
-            time.sleep(0.01)
-        assert ended == {"cancelled"}
+        assert until(lambda: ended_as(served)) == {"cancelled"}
     served.settle()
 
 
@@ -372,9 +369,7 @@ def test_a_queued_request_whose_client_leaves_makes_room(running):
         next(messages)
         second = served.client.random(RandomParameters(steps=1))
         second.close()
-        end = time.monotonic() + 5
-        while served.jobs.waiting and time.monotonic() < end:
-            time.sleep(0.02)
+        until(lambda: not served.jobs.waiting)
         third = served.client.random(RandomParameters(steps=1))
         first.close()
         assert any(m.kind == "done" for m in third)
@@ -422,9 +417,7 @@ def test_logs_and_metrics_hold_neither_token_nor_picture(running):
         with pytest.raises(BackendError):
             Client(served.client.url, "wrong-token").health()
         # A line is written after its answer was sent.
-        end = time.monotonic() + 10
-        while ": 401" not in stream.getvalue() and time.monotonic() < end:
-            time.sleep(0.01)
+        until(lambda: ": 401" in stream.getvalue())
     finally:
         text = stream.getvalue()
         for name in ("mega", "uvicorn.error"):
@@ -557,6 +550,23 @@ def test_sigterm_finishes_or_cancels_what_runs_and_exits_0(grace, ending):
             with pytest.raises(BackendError, match="was stopped before this was done; start it again") as stopped:
                 list(stream)
             assert stopped.value.status == 503
+        assert process.wait(30) == 0
+
+
+def test_neither_loading_nor_an_upload_counts_as_idle():
+    load = "def load(progress): time.sleep(1.5); return FakeRecoverer()"
+    with child(serve_script(load, idle_timeout=1.0)) as process:
+        url = line_with("ready", process).split()[-1]
+        body = protocol.encode(protocol.request(RandomParameters(steps=1)))
+        with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), 30) as slow:
+            head = (
+                f"POST /random HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+            )
+            slow.sendall(head.encode() + body[:20])
+            time.sleep(2.0)
+            slow.sendall(body[20:])
+            answer = b"".join(iter(lambda: slow.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 200") and b'"done"' in answer
         assert process.wait(30) == 0
 
 
