@@ -24,7 +24,6 @@ SET_UP = Mend("mega.set_up_backend", "Set Up Backend", "IMPORT")
 LOG = Mend("mega.show_log", "Show Log", "TEXT", (("name", "backend"),))
 SET_UP_LOG = Mend("mega.show_log", "Show Log", "TEXT", (("name", "setup"),))
 PICTURE = Mend("mega.choose_picture", "Choose Picture", "FILE_FOLDER")
-CLIP = Mend("mega.choose_clip", "Choose Clip", "FILE_MOVIE")
 FIND = Mend("mega.find_people", "Find People", "VIEWZOOM")
 
 

@@ -5,20 +5,8 @@ from __future__ import annotations
 import bpy
 
 from . import chooser, properties, status, text
+from .layouts import SidebarPanel, choice, main_button, split, values
 from .scene import found, hypotheses
-
-
-class SidebarPanel:
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
-    bl_category = "MEGA"
-
-
-def split(layout: bpy.types.UILayout) -> bpy.types.UILayout:
-    """The layout with names left of their values, as Blender's own panels have them."""
-    layout.use_property_split = True
-    layout.use_property_decorate = False
-    return layout
 
 
 def _draw_people(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
@@ -52,20 +40,16 @@ class MEGA_PT_recover(SidebarPanel, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = split(self.layout), context.scene.mega
-        layout.row().prop(settings, "source", expand=True)
+        choice(layout, settings, "source")
         row = layout.row(align=True)
         if settings.source == "FILE":
             row.prop(settings, "picture")
         else:
             row.template_ID(settings, "image", open="image.open")
-        layout.prop(settings, "hypotheses")
-        layout.prop(settings, "seed")
+        values(layout, settings, "hypotheses", "seed")
         _draw_people(layout, settings)
-        button = layout.row()
-        button.scale_y = 1.5
-        button.operator("mega.recover", text=_recover_label(settings), icon="OUTLINER_OB_ARMATURE")
-        status.draw_jobs(layout, context)
-        status.draw_state(layout, context)
+        main_button(layout, "mega.recover", text=_recover_label(settings), icon="OUTLINER_OB_ARMATURE")
+        status.draw(layout, context)
 
 
 class MEGA_PT_image(bpy.types.Panel):
@@ -83,18 +67,14 @@ class MEGA_PT_image(bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = split(self.layout), context.scene.mega
-        layout.prop(settings, "hypotheses")
-        layout.prop(settings, "seed")
+        values(layout, settings, "hypotheses", "seed")
         image = context.space_data.image
         if found.is_current(settings) and settings.source == "IMAGE" and settings.image == image:
             _draw_people(layout, settings)
         else:
             layout.operator("mega.find_people", icon="VIEWZOOM").image = image.name
-        button = layout.row()
-        button.scale_y = 1.5
-        button.operator("mega.recover", icon="OUTLINER_OB_ARMATURE").image = image.name
-        status.draw_jobs(layout, context)
-        status.draw_state(layout, context)
+        main_button(layout, "mega.recover", icon="OUTLINER_OB_ARMATURE").image = image.name
+        status.draw(layout, context)
 
 
 class MEGA_PT_sampling(SidebarPanel, bpy.types.Panel):
@@ -105,8 +85,7 @@ class MEGA_PT_sampling(SidebarPanel, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = split(self.layout), context.scene.mega
-        layout.prop(settings, "steps")
-        layout.prop(settings, "temperature")
+        values(layout, settings, "steps", "temperature")
 
 
 def _shown_label(person: bpy.types.Object, count: int) -> str:
@@ -192,9 +171,8 @@ class MEGA_PT_random(SidebarPanel, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = split(self.layout), context.scene.mega
-        layout.prop(settings, "random_count")
-        layout.prop(settings, "seed")
-        layout.row().prop(settings, "random_arrange", expand=True)
+        values(layout, settings, "random_count", "seed")
+        choice(layout, settings, "random_arrange")
         layout.operator("mega.random", icon="COMMUNITY").keep_locked = False
         person = context.active_object
         if person is not None and person.mega.is_person and properties.locked_parts(person.mega):

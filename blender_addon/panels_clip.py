@@ -5,15 +5,12 @@ from __future__ import annotations
 import bpy
 
 from . import status
-from .panels import SidebarPanel, split
+from .layouts import SidebarPanel, choice, main_button, split, values
 
 
 def _settings(layout: bpy.types.UILayout, settings: bpy.types.PropertyGroup) -> None:
-    column = layout.column(align=True)
-    column.prop(settings, "start")
-    column.prop(settings, "end")
-    column.prop(settings, "step")
-    layout.row().prop(settings, "output", expand=True)
+    values(layout.column(align=True), settings, "start", "end", "step")
+    choice(layout, settings, "output")
 
 
 class MEGA_PT_clip(SidebarPanel, bpy.types.Panel):
@@ -27,9 +24,7 @@ class MEGA_PT_clip(SidebarPanel, bpy.types.Panel):
         row.prop(settings, "clip")
         row.operator("mega.choose_clip", text="", icon="FILE_MOVIE")
         _settings(layout, settings)
-        button = layout.row()
-        button.scale_y = 1.5
-        button.operator("mega.recover_clip", icon="TRACKER")
+        main_button(layout, "mega.recover_clip", icon="TRACKER")
 
 
 class MEGA_PT_clip_options(SidebarPanel, bpy.types.Panel):
@@ -40,8 +35,7 @@ class MEGA_PT_clip_options(SidebarPanel, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         layout, settings = split(self.layout), context.scene.mega_clip
-        for name in ("hypotheses", "smoothing", "storage", "match", "set_range"):
-            layout.prop(settings, name)
+        values(layout, settings, "hypotheses", "smoothing", "storage", "match", "set_range")
 
 
 class MEGA_PT_clip_editor(bpy.types.Panel):
@@ -60,11 +54,8 @@ class MEGA_PT_clip_editor(bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         layout = split(self.layout)
         _settings(layout, context.scene.mega_clip)
-        button = layout.row()
-        button.scale_y = 1.5
-        button.operator("mega.recover_clip", icon="TRACKER").clip = context.space_data.clip.name
-        status.draw_jobs(layout, context)
-        status.draw_state(layout, context)
+        main_button(layout, "mega.recover_clip", icon="TRACKER").clip = context.space_data.clip.name
+        status.draw(layout, context)
 
 
 CLASSES = (MEGA_PT_clip, MEGA_PT_clip_options, MEGA_PT_clip_editor)

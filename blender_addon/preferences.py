@@ -7,6 +7,7 @@ from bpy.props import EnumProperty, StringProperty
 
 from . import environment, package, status
 from .jobs import board
+from .layouts import choice, main_button, values
 from .operators.setup import SET_UP
 
 
@@ -56,16 +57,13 @@ class MegaPreferences(bpy.types.AddonPreferences):
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
         layout.use_property_split = True
-        layout.row().prop(self, "mode", expand=True)
+        choice(layout, self, "mode")
         if self.mode == "REMOTE":
-            layout.prop(self, "url")
-            layout.prop(self, "token")
+            values(layout, self, "url", "token")
         else:
             self._draw_setup(layout)
-            layout.prop(self, "device")
-            layout.prop(self, "model")
-        status.draw_jobs(layout, context)
-        status.draw_state(layout, context)
+            values(layout, self, "device", "model")
+        status.draw(layout, context)
         row = layout.row()
         row.operator("mega.test_backend")
         if self.mode == "LOCAL":
@@ -80,11 +78,8 @@ class MegaPreferences(bpy.types.AddonPreferences):
             row.label(text="The backend is set up", icon="CHECKMARK")
             row.operator("mega.remove_backend", icon="TRASH")
         else:
-            button = layout.row()
-            button.scale_y = 1.5
-            button.operator("mega.set_up_backend", icon="IMPORT")
-            layout.prop(self, "base_python")
-            layout.prop(self, "wheels")
+            main_button(layout, "mega.set_up_backend", icon="IMPORT")
+            values(layout, self, "base_python", "wheels")
         row = layout.row()
         row.prop(self, "python", text="Or Use Python")
         row.operator("mega.show_log", text="", icon="TEXT").name = "setup"

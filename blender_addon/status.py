@@ -9,7 +9,13 @@ from .backend.state import Phase
 from .jobs import board
 
 
-def draw_jobs(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+def draw(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """Jobs, then what went wrong and how the backend is."""
+    _draw_jobs(layout, context)
+    _draw_state(layout, context)
+
+
+def _draw_jobs(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     """What is worked on and what waits, each with a button that stops it."""
     for index, job in enumerate(board.jobs):
         column = layout.column(align=True)
@@ -19,7 +25,7 @@ def draw_jobs(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
         text.draw(column, context, job.status, "SORTTIME")
 
 
-def draw_state(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+def _draw_state(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
     """What went wrong, with what mends it; and how the backend is."""
     problem = board.problem
     if problem is not None:

@@ -112,7 +112,6 @@ class Rig:
             else:
                 groups.append(len(names))
                 names.append(name)
-        self.group_names = names
         self.group = torch.tensor(groups)
         self.group_count = len(names)
         self.parent = torch.tensor([max(0, p) for p in body.parents])

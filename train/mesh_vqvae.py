@@ -94,25 +94,7 @@ def build(config: TokenizerConfig, body: Body, sampler: BodySampler) -> MeshVQVA
         body.vertex_part.cpu().numpy(),
         coarsest,
     )
-    layers, connections, level = [], [], 0
-    for layer in (*config.encoder, *config.decoder):
-        if layer.level == level:
-            matrix = hierarchy.convolution(level, layer.reach)
-        elif layer.level > level:
-            matrix = hierarchy.pooling(level, layer.level, layer.reach)[0]
-        else:
-            matrix = hierarchy.pooling(layer.level, level, layer.reach)[1]
-        level = layer.level
-        connections.append(matrix)
-        layers.append(
-            {
-                "points": len(matrix),
-                "neighbours": (matrix.shape[1] - 1) // 2,
-                "channels": layer.channels,
-                "bases": layer.bases,
-                "residual_rate": layer.residual_rate,
-            }
-        )
+    layers, connections = _layers(config, hierarchy)
     names = (
         "lift_neighbours",
         "codes",
@@ -141,6 +123,30 @@ def build(config: TokenizerConfig, body: Body, sampler: BodySampler) -> MeshVQVA
     model.set_lift(points, torch.as_tensor(ids), torch.as_tensor(weights))
     model.token_part.copy_(body.vertex_part.cpu()[hierarchy.levels[-1].copy()])
     return model
+
+
+def _layers(config: TokenizerConfig, hierarchy: Hierarchy) -> tuple[list[dict[str, int | float]], list[np.ndarray]]:
+    """What `MeshVQVAE` wants to know of each layer of encoder and decoder, and whom its points look at (P, 1 + 2 M)."""
+    layers, connections, level = [], [], 0
+    for layer in (*config.encoder, *config.decoder):
+        if layer.level == level:
+            matrix = hierarchy.convolution(level, layer.reach)
+        elif layer.level > level:
+            matrix = hierarchy.pooling(level, layer.level, layer.reach)[0]
+        else:
+            matrix = hierarchy.pooling(layer.level, level, layer.reach)[1]
+        level = layer.level
+        connections.append(matrix)
+        layers.append(
+            {
+                "points": len(matrix),
+                "neighbours": (matrix.shape[1] - 1) // 2,
+                "channels": layer.channels,
+                "bases": layer.bases,
+                "residual_rate": layer.residual_rate,
+            }
+        )
+    return layers, connections
 
 
 def point_mass(model: MeshVQVAE, smallest: float = 0.1) -> Tensor:

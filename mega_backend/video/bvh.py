@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,9 +24,13 @@ _LIMBS = (("UpLeg", "upperleg01", "upperleg02", "Hips"), ("Leg", "lowerleg01", "
           ("ForeArm", "lowerarm01", "lowerarm01", "Arm"), ("Hand", "wrist", "wrist", "ForeArm"))  # fmt: skip
 
 
-def _skeleton() -> list[tuple[str, str, str, str | None]]:
-    """(name, bone whose head it has, bone whose rotation, parent's name), parents first. Twist bones are left out."""
-    result = [("Hips", "root", "root", None)]
+Bone = tuple[str, str, str, str | None]
+"""Name, the body's bone whose head it has, the one whose rotation it has, and the parent's name."""
+
+
+def _skeleton() -> list[Bone]:
+    """The bones, parents first. Twist bones are left out."""
+    result: list[Bone] = [("Hips", "root", "root", None)]
     spine = ["Hips", "Spine", "Spine1", "Spine2", "Spine3", "Spine4", "Neck", "Neck1", "Neck2", "Head"]
     bones = ["spine05", "spine04", "spine03", "spine02", "spine01", "neck01", "neck02", "neck03", "head"]
     result += [(name, bone, bone, parent) for name, bone, parent in zip(spine[1:], bones, spine, strict=False)]
@@ -45,17 +50,34 @@ def bvh(person: Animation, body: Body, frame_time: float) -> str:
     names = [name for name, *_ in skeleton]
     bone = {name: number for number, name in enumerate(body.joint_names)}
     parents = [-1 if parent is None else names.index(parent) for *_, parent in skeleton]
-    shape = torch.as_tensor(person.shape)[None]
-    heads = body.heads(shape)
+    heads = body.heads(torch.as_tensor(person.shape)[None])
+    places = _t_posed(body, heads)[[bone[head] for _, head, _, _ in skeleton]]
+    lines, order = _hierarchy(names, parents, places)
+    lines += ["MOTION", f"Frames: {len(person.times)}", f"Frame Time: {frame_time:.6f}"]
+    turned = _turned(person, body, skeleton, places)
+    root = heads[0, 0].double().numpy()
+    for world, translation in zip(turned, person.translation, strict=True):
+        local = np.stack([w if p < 0 else world[p].T @ w for w, p in zip(world, parents, strict=True)])
+        angles = Rotation.from_matrix(local).as_euler("ZXY", degrees=True)
+        place = 100 * TO_Y_UP @ (root + translation)
+        lines.append(" ".join([_row(place), *(_row(angles[number]) for number in order)]))
+    return "\n".join(lines) + "\n"
+
+
+def _t_posed(body: Body, heads: torch.Tensor) -> np.ndarray:
+    """Where the bones' heads (J, 3) lie in the T-pose, metres; heads (1, J, 3): where they lie at rest."""
     t_pose = body.t_pose(heads)[0].double().numpy()
-    heads = heads[0].double().numpy()
-    # Where the bones' heads lie in the T-pose, joint by joint down the whole skeleton.
-    posed = np.zeros_like(heads)
+    rest = heads[0].double().numpy()
+    posed = np.zeros_like(rest)
     for joint, parent in enumerate(body.parents):
         if parent >= 0:
-            posed[joint] = posed[parent] + t_pose[parent] @ (heads[joint] - heads[parent])
-    places = np.stack([posed[bone[head]] for _, head, _, _ in skeleton])
-    children = [[c for c, p in enumerate(parents) if p == number] for number in range(len(skeleton))]
+            posed[joint] = posed[parent] + t_pose[parent] @ (rest[joint] - rest[parent])
+    return posed
+
+
+def _hierarchy(names: Sequence[str], parents: Sequence[int], places: np.ndarray) -> tuple[list[str], list[int]]:
+    """The lines of a BVH file that describe the skeleton, and the bones' order in them; places (B, 3) metres."""
+    children = [[c for c, p in enumerate(parents) if p == number] for number in range(len(names))]
     order: list[int] = []
     lines = ["HIERARCHY"]
 
@@ -80,24 +102,24 @@ def bvh(person: Animation, body: Body, frame_time: float) -> str:
         lines.append(pad + "}")
 
     write(0, 0)
-    turns = [bone[turn] for _, _, turn, _ in skeleton]
-    lines += ["MOTION", f"Frames: {len(person.times)}", f"Frame Time: {frame_time:.6f}"]
+    return lines, order
+
+
+def _turned(person: Animation, body: Body, skeleton: Sequence[Bone], places: np.ndarray) -> np.ndarray:
+    """World rotations (F, B, 3, 3) of the skeleton's bones, y up; places (B, 3): where they lie in the T-pose."""
+    names = [name for name, *_ in skeleton]
+    bone = {name: number for number, name in enumerate(body.joint_names)}
     with torch.no_grad():
-        shapes = shape.expand(len(person.times), -1)
+        shapes = torch.as_tensor(person.shape)[None].expand(len(person.times), -1)
         posed = body.posed_heads(torch.as_tensor(person.rotations), shapes).double().numpy() @ TO_Y_UP.T
-    turned = TO_Y_UP @ person.rotations[:, turns].astype(np.float64)
+    turned = TO_Y_UP @ person.rotations[:, [bone[turn] for _, _, turn, _ in skeleton]].astype(np.float64)
     for name, end in _ENDS:
         for side in ("Left", "Right"):
             number, child = names.index(side + name), names.index(side + end)
             start, stop = (bone[skeleton[n][1]] for n in (number, child))
             along = turned[:, number] @ (places[child] - places[number])
             turned[:, number] = _aimed(along, posed[:, stop] - posed[:, start]) @ turned[:, number]
-    for world, translation in zip(turned, person.translation, strict=True):
-        local = np.stack([w if p < 0 else world[p].T @ w for w, p in zip(world, parents, strict=True)])
-        angles = Rotation.from_matrix(local).as_euler("ZXY", degrees=True)
-        place = 100 * TO_Y_UP @ (heads[0] + translation)
-        lines.append(" ".join([_row(place), *(_row(angles[number]) for number in order)]))
-    return "\n".join(lines) + "\n"
+    return turned
 
 
 def _aimed(first: np.ndarray, second: np.ndarray) -> np.ndarray:

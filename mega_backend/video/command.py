@@ -8,8 +8,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mega_backend import __version__
+from mega_backend.commands.telling import progress_bar
 from mega_backend.files import OutputError
 
 from . import outputs
@@ -42,13 +44,10 @@ def main(options: argparse.Namespace) -> int:
         outputs.check_format(output)
     if options.overlay:
         outputs.check_overlay(options.overlay)
-    from tqdm import tqdm
-
     import mega_backend
     from mega_backend import camera
 
     from .clips import Clip
-    from .drawing import write_overlay
     from .journal import Journal
     from .motion import MotionOptions
     from .recover import recover_video
@@ -66,17 +65,7 @@ def main(options: argparse.Namespace) -> int:
     recoverer = mega_backend.load(options.model, device=options.device, precision=options.precision)
     journal = Journal(Path(targets[0] + ".part"), _identity(options, clip.size, recoverer.card["name"]))
     results = []
-    title = Path(options.clip).name
-    form = "{desc}: {percentage:3.0f}%|{bar}| {postfix}"
-    with (
-        _interruptible() as stopped,
-        tqdm(total=100, desc=title, file=sys.stderr, disable=None, bar_format=form) as bar,
-    ):
-
-        def progress(fraction: float, text: str) -> None:
-            bar.set_postfix_str(text, refresh=False)
-            bar.update(round(100 * fraction) - bar.n)
-
+    with _interruptible() as stopped, progress_bar(Path(options.clip).name, leave=True) as progress:
         work = recover_video(
             recoverer, clip, settings, focal_length, progress=progress, journal=journal, stopped=stopped
         )
@@ -86,20 +75,28 @@ def main(options: argparse.Namespace) -> int:
         print(f"mega: {problem}", file=sys.stderr)
     if not results:
         raise OutputError("stopped before the first frame was done: nothing was written")
-    shot = outputs.Shot(clip.rate / clip.step, focal_length, clip.size)
-    for output in options.output:
-        for path in outputs.save(results, output, recoverer.body, shot):
-            print(path)
-    if options.overlay:
-        with tqdm(total=len(results), desc="overlay", file=sys.stderr, disable=None, unit="frame") as bar:
-            advance = lambda: bar.update(1)  # noqa: E731
-            body = recoverer.body
-            print(write_overlay(results, clip, body, focal_length, options.overlay, options.opacity, advance))
+    _write(options, results, clip, recoverer.body, focal_length)
     if interrupted:
         print(f"mega: stopped after {len(results)} frames; the same command goes on from there", file=sys.stderr)
         return 130
     journal.remove()
     return 0
+
+
+def _write(options: argparse.Namespace, results: list, clip: Any, body: Any, focal_length: float) -> None:
+    """Every output that is asked for, each named on standard output when it is there."""
+    from tqdm import tqdm
+
+    from .drawing import write_overlay
+
+    shot = outputs.Shot(clip.rate / clip.step, focal_length, clip.size)
+    for output in options.output:
+        for path in outputs.save(results, output, body, shot):
+            print(path)
+    if options.overlay:
+        with tqdm(total=len(results), desc="overlay", file=sys.stderr, disable=None, unit="frame") as bar:
+            advance = lambda: bar.update(1)  # noqa: E731
+            print(write_overlay(results, clip, body, focal_length, options.overlay, options.opacity, advance))
 
 
 def _identity(options: argparse.Namespace, size: tuple[int, int], model: str) -> dict:

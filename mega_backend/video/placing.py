@@ -14,9 +14,8 @@ from scipy.linalg import solveh_banded
 
 from .smoothing import smooth
 
-FEET = {"left": (29, 31), "right": (30, 32)}
-"""Landmarks of heel and toe."""
 POINTS = [29, 31, 30, 32]
+"""Landmarks of heel and toe, left before right."""
 STILL = 0.12
 """Heights of a person a second: a heel or toe that moves so fast in the picture stands or moves, as likely as not."""
 STANDING_SPEED = 0.4

@@ -42,9 +42,10 @@ def test_what_can_be_done_is_in_menus_where_the_search_finds_it(blender):
 
 def test_words_of_the_interface_are_whole_and_can_be_translated(blender):
     """Labels that are put together from values are translated first and filled in afterwards."""
-    for name in ("panels", "preferences", "menus"):
+    for name in ("panels", "panels_clip", "preferences", "menus"):
         for node in ast.walk(ast.parse((ROOT / "blender_addon" / f"{name}.py").read_text())):
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("label", "operator", "prop", "menu"):
+            called = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+            if called in ("label", "operator", "prop", "menu", "main_button"):
                 for keyword in node.keywords:
                     assert not (keyword.arg == "text" and isinstance(keyword.value, ast.JoinedStr)), ast.unparse(node)
 

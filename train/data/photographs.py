@@ -36,7 +36,6 @@ POSES = {"train": (0.3, 0.3, 0.4), "val": (0.5, 0.1, 0.4), "test": (0.6, 0.0, 0.
 """Shares of poses as captured, recombined and synthetic."""
 LIMB_DEPTH = 0.11
 """A landmark counts as seen where the camera sees its own body no farther in front of it, relative to its height."""
-CLOTH = (raycast.PLAIN, raycast.PLAIN, raycast.STRIPES, raycast.CHECKS, raycast.NOISE)
 SIZE = 960
 """Longer side of the widest pictures, in pixels. Photographs are larger still. In pictures of 352 pixels the detector's
 landmarks are 6.5 % of the person off, in those of 704 pixels 4.2 %."""

@@ -31,7 +31,6 @@ HELP = "rendered pictures through the whole path: PA-MPJPE, MPJPE, PVE against t
 LSP14 = list(metrics.BODY22_TO_LSP14)
 LIMBS = list(MAIN)
 TITLES = {"pa_mpjpe": "PA-MPJPE, mm", "mpjpe": "MPJPE, mm", "pve": "PVE, mm"}
-ERRORS = ("pa_mpjpe", "mpjpe", "pve", "pa_limbs", "detector_pa_limbs")
 
 
 def configure(cli: argparse.ArgumentParser) -> None:
