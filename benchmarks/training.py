@@ -34,9 +34,9 @@ from mega_backend.body import Body
 from train import config, loop, smpl_tokenizer
 from train.data import bank, synthetic_pictures
 from train.data.bodies import BodySampler
-from train.hmr import HmrConfig, MaskedTask, RegressorTask
 from train.image_reader import ReaderConfig, ReaderTask
 from train.images import ImageConfig, ImageTask
+from train.landmarks import HmrConfig, MaskedTask, RegressorTask
 from train.mesh_vqvae import Tokenizer, TokenizerConfig
 from train.pretrain import PretrainConfig, PretrainTask
 from train.smpl_tokenizer import SmplTokenizer, SmplTokenizerConfig

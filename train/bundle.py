@@ -15,7 +15,7 @@ from mega_backend.model.mega import Mega
 from train import command
 from train.config import UserError
 from train.data.bank import Bank
-from train.hmr import averaged_state, fit_together
+from train.landmarks import averaged_state, fit_together
 from train.loop import read_checkpoint
 
 

@@ -41,7 +41,7 @@ from train.data.anny import AnnyBodies
 from train.data.landmarks import placed, with_landmarks
 from train.data.pictures import Augmentation, Mixture, Source, in_order
 from train.data.smpl import SmplBodies
-from train.hmr import averaged_state
+from train.landmarks import averaged_state
 from train.loop import Batch, LoopConfig, Task, is_first, read_checkpoint, seeded, train
 from train.pretrain import draw_visible, masked_cross_entropy
 

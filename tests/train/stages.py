@@ -13,7 +13,7 @@ from test_motions import write_motion
 
 from mega_backend import checkpoint
 from mega_backend.body import Body
-from train import hmr, image_reader, images, pretrain, smpl_tokenizer
+from train import image_reader, images, landmarks, pretrain, smpl_tokenizer
 from train.data.bank import tokenise
 from train.data.bodies import BodySampler
 from train.loop import LoopConfig, Task, seeded
@@ -91,7 +91,7 @@ def _landmarks(stage: str) -> Callable:
         data = {"bank": folder / "bank.pt", "validation": folder / "bank.pt", "batch": batch}
         model = {"width": 64, "depth": 1} if stage == "regressor" else {**MEGA, "prior": {"width": 64, "depth": 1}}
         own = {"stage": stage, "data": data, "model": model, "tokenizer": folder / "tokenizer"}
-        return hmr.HmrConfig, {"regressor": hmr.RegressorTask, "masked": hmr.MaskedTask}[stage], own
+        return landmarks.HmrConfig, {"regressor": landmarks.RegressorTask, "masked": landmarks.MaskedTask}[stage], own
 
     return settings
 

@@ -12,9 +12,9 @@ from mega_backend import checkpoint, published
 from mega_backend.model.mega import Mega
 from mega_backend.tokenizer.mesh_vqvae import MeshVQVAE, layer_names, published_config
 from train import config
-from train.hmr import HmrConfig
 from train.image_reader import ReaderConfig
 from train.images import ImageConfig, build
+from train.landmarks import HmrConfig
 from train.mesh_vqvae import TokenizerConfig
 from train.pretrain import PretrainConfig
 from train.smpl_tokenizer import SmplTokenizerConfig

@@ -10,10 +10,10 @@ import torch
 
 from mega_backend import checkpoint
 from tools import train_on_device
-from train import hmr, loop
+from train import loop
 from train.data import views
 from train.data.bank import Bank
-from train.hmr import ViewTask
+from train.landmarks import ViewTask, regressor
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,11 @@ def test_no_tensor_of_a_step_stays_behind_on_the_cpu(name, data, monkeypatch):
     batch = task.shard(0, 0, loop.step_generator(0, 0, 0))
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     # Nothing can be drawn on that device.
-    monkeypatch.setattr(hmr, "step_mask_generator", lambda device: None)
+    monkeypatch.setattr(regressor, "step_mask_generator", lambda device: None)
     monkeypatch.setattr(
-        hmr, "draw_known", lambda count, parts, *_: torch.empty(count, len(parts), dtype=torch.bool, device="meta")
+        regressor,
+        "draw_known",
+        lambda count, parts, *_: torch.empty(count, len(parts), dtype=torch.bool, device="meta"),
     )
     loss, _ = task.to("meta")({key: value.to("meta") for key, value in batch.items()})
     assert loss.device.type == "meta"

@@ -13,7 +13,7 @@ from train import bundle, metrics
 from train.data import views
 from train.data.bank import Bank, build_together, tokenise
 from train.evaluation import mega as evaluation
-from train.hmr import HmrConfig, MaskedTask, RegressorTask, averaged_state, whitening
+from train.landmarks import HmrConfig, MaskedTask, RegressorTask, averaged_state, whitening
 from train.loop import train
 from train.pretrain import PretrainConfig, PretrainTask, draw_visible
 
