@@ -93,6 +93,7 @@ class Mapping:
             self._frame = frame(area, size)
 
     def to_region(self, x: float, y: float) -> Point:
+        """Where a pixel of the picture (from its top left corner) is drawn in the region."""
         width, height = self.size
         if self._view is not None:
             u, v = exif.stored(state.orientation, x / width, y / height)

@@ -50,6 +50,7 @@ class Job:
         """What else has to be stopped, besides a stream."""
 
     def start(self) -> None:
+        """Begin the work, on a thread."""
         threading.Thread(target=self._run_on_thread, name="mega-job", daemon=True).start()
 
     def cancel(self) -> None:
@@ -156,6 +157,7 @@ class Board:
         self.problem: Failed | None = None
 
     def add(self, job: Job) -> None:
+        """Show a new job; what went wrong before is over."""
         self.jobs.append(job)
         self.problem = None
 
@@ -166,10 +168,12 @@ class Board:
         return [other for other in self.jobs[: self.jobs.index(job)] if other.queued and not other.finished]
 
     def remove(self, job: Job) -> None:
+        """Show a job no longer, if it is shown."""
         if job in self.jobs:
             self.jobs.remove(job)
 
     def cancel_all(self) -> None:
+        """Cancel every job; each is removed when it has stopped."""
         for job in self.jobs:
             job.cancel()
 

@@ -24,4 +24,5 @@ def user_folder(name: str, create: bool = False) -> Path:
 
 
 def preferences() -> bpy.types.AddonPreferences:
+    """The add-on's preferences in this Blender."""
     return bpy.context.preferences.addons[ROOT].preferences

@@ -34,6 +34,7 @@ def ready_backend() -> Backend:
 
 
 def settings_from(preferences: bpy.types.AddonPreferences) -> Settings:
+    """The backend that the preferences describe; paths absolute, an environment of the add-on's own filled in."""
     if preferences.mode == "REMOTE":
         return Settings(url=preferences.url.strip(), token=preferences.token.strip())
     python = bpy.path.abspath(preferences.python) if preferences.python else environment.python()

@@ -42,6 +42,7 @@ class Log:
             self._file, self.problem = None, str(error.strerror)
 
     def write(self, line: str) -> None:
+        """Add a line; after the first that cannot be written (see `problem`) nothing more is tried."""
         if self._file is None or self.problem:
             return
         try:
@@ -84,10 +85,12 @@ class Process:
 
     @property
     def pid(self) -> int:
+        """Of the process, for the operating system."""
         return self._child.pid
 
     @property
     def runs(self) -> bool:
+        """Whether the process has not ended."""
         return self._child.poll() is None
 
     def ended_within(self, seconds: float) -> bool:

@@ -42,6 +42,7 @@ class Backend:
         return self._state
 
     def configure(self, settings: s.Settings, log: Path) -> None:
+        """Take what the user chose, and where the log of a local backend goes."""
         self.log = log
         self.post(s.Configured(settings))
 

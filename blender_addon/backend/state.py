@@ -16,6 +16,8 @@ from typing import Any
 
 
 class Phase(Enum):
+    """Where the connection is; the values are what the panel says."""
+
     OFF = "not started"
     MISSING = "not set up"
     STARTING = "starting"
@@ -36,11 +38,18 @@ class Settings:
 
     @property
     def remote(self) -> bool:
+        """Whether the backend runs already, here or elsewhere, and is only connected to."""
         return bool(self.url)
 
 
 @dataclass(frozen=True)
 class State:
+    """All that is known of the connection.
+
+    url, token: of the backend that answers; health: what it last said of itself; text: what went wrong, or what it is
+    doing; restarts: how often in a row it has been started again by itself.
+    """
+
     settings: Settings = Settings()
     phase: Phase = Phase.OFF
     url: str = ""
@@ -51,6 +60,7 @@ class State:
 
     @property
     def device(self) -> str:
+        """What the backend computes on; empty while it has not said."""
         return str((self.health or {}).get("device", ""))
 
     @property
@@ -64,6 +74,8 @@ class State:
 
 @dataclass(frozen=True)
 class Configured:
+    """The user chose something in the preferences."""
+
     settings: Settings
 
 
@@ -74,23 +86,31 @@ class Wanted:
 
 @dataclass(frozen=True)
 class ProcessReady:
+    """The local backend listens at this address."""
+
     url: str
     token: str
 
 
 @dataclass(frozen=True)
 class ProcessExited:
+    """The local backend has ended, or did not start (code None); text: its last words."""
+
     code: int | None
     text: str = ""
 
 
 @dataclass(frozen=True)
 class Answered:
+    """The backend said how it is: the answer to `GET /health`."""
+
     health: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class NoAnswer:
+    """The backend did not answer, or not as it should; text: a sentence for the user."""
+
     text: str
 
 
@@ -111,16 +131,20 @@ Event = Configured | Wanted | ProcessReady | ProcessExited | Answered | NoAnswer
 
 @dataclass(frozen=True)
 class StartProcess:
+    """Start a local backend."""
+
     settings: Settings
 
 
 @dataclass(frozen=True)
 class StopProcess:
-    pass
+    """Stop the local backend."""
 
 
 @dataclass(frozen=True)
 class AskHealth:
+    """Ask the backend at this address how it is; `Answered` or `NoAnswer` follows."""
+
     url: str
     token: str
 

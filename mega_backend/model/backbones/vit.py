@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...linear import Linear
+from ..transformer import FeedForward
 
 EPSILON = 1e-6
 
@@ -32,19 +33,6 @@ class Attention(nn.Module):
         """(B, N, width) → the same shape."""
         query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-
-
-class FeedForward(nn.Module):
-    """Linear, exact GELU, linear."""
-
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.fc1 = Linear(width, hidden)
-        self.fc2 = Linear(hidden, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(…, width) → the same shape."""
-        return self.fc2(self.fc1(x, gelu=True))
 
 
 class Block(nn.Module):
