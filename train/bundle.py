@@ -15,8 +15,9 @@ from mega_backend.model.mega import Mega
 from train import command
 from train.config import UserError
 from train.data.bank import Bank
-from train.landmarks import averaged_state, fit_together
+from train.landmarks import fit_together
 from train.loop import read_checkpoint
+from train.weights import averaged_state
 
 
 def bundle(

@@ -41,9 +41,9 @@ from train.data.anny import AnnyBodies
 from train.data.landmarks import placed, with_landmarks
 from train.data.pictures import Augmentation, Mixture, Source, in_order
 from train.data.smpl import SmplBodies
-from train.landmarks import averaged_state
 from train.loop import Batch, LoopConfig, Task, is_first, read_checkpoint, seeded, train
 from train.pretrain import draw_visible, masked_cross_entropy
+from train.weights import averaged_state, load_backbone, start_from
 
 PELVIS = 14
 """The pelvis among the 17 annotated joints; the first 14 are those of the standard protocol."""
@@ -412,63 +412,6 @@ def held_out(source: Source, size: int, count: int) -> Batch:
     if not items:
         raise UserError(f"no picture in {source.folder} can be read: check the folder")
     return {name: torch.from_numpy(np.stack([item[name] for item in items])) for name in items[0]}
-
-
-def load_backbone(model: Mega | VQHPS, path: Path) -> None:
-    """Fill the backbone(s) from a file of their own; names may carry prefixes, torchvision's ResNet names are known.
-
-    Raises:
-        ValueError: nothing in the file fits.
-    """
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        from mega_backend.foreign import read_torch
-
-        state = read_torch(path)
-    for key in ("state_dict", "model"):
-        state = state[key] if isinstance(state.get(key), dict) else state
-    for backbone in (m for name, m in model.named_children() if name.startswith("backbone")):
-        own = backbone.state_dict()
-        fitting = {}
-        for name, value in state.items():
-            for renamed in _backbone_names(name):
-                if renamed in own and own[renamed].shape == value.shape:
-                    fitting[renamed] = value
-        if len(fitting) < len(own) / 2:
-            raise UserError(f"{path} fits {len(fitting)} of {len(own)} tensors of the backbone: give its weights")
-        backbone.load_state_dict(fitting, strict=False)
-        print(f"{path.name}: {len(fitting)} of {len(own)} tensors of the backbone")
-
-
-def _backbone_names(name: str) -> list[str]:
-    """What a name in a foreign file may be called here."""
-    for prefix in ("module.", "backbone."):
-        name = name.removeprefix(prefix)
-    places = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
-    head, dot, rest = name.partition(".")
-    return [name, places[head] + dot + rest] if head in places else [name]
-
-
-def start_from(model: nn.Module, folder: Path, part: str = "model") -> None:
-    """Take what fits, by name and shape, from a run of any stage or from a part of a model folder.
-
-    Raises:
-        ValueError: nothing fits.
-    """
-    if (folder / "checkpoint.pt").is_file():
-        state = averaged_state(folder, "model.")
-    else:
-        loaded = getattr(checkpoint.load(folder), part)
-        state = {} if loaded is None else loaded.state_dict()
-    own = model.state_dict()
-    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    if not fitting:
-        raise UserError(f"nothing in {folder} fits this model: give a run or a model folder of the same sizes")
-    model.load_state_dict(fitting, strict=False)
-    print(f"{folder}: {len(fitting)} of {len(own)} tensors taken")
 
 
 def export(task: ImageTask, folder: Path, name: str, note: dict[str, Any]) -> Path:

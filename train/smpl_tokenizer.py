@@ -29,9 +29,10 @@ from train.config import Config, UserError
 from train.data import motions
 from train.data.motions import SmplSampler
 from train.data.smpl import GENDERS, SmplBodies
-from train.images import BodyConfig, start_from
+from train.images import BodyConfig
 from train.loop import Batch, LoopConfig, Task, is_first, train
 from train.metrics import distances
+from train.weights import start_from
 
 
 class SmplTokenizerConfig(Config):

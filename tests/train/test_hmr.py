@@ -13,9 +13,10 @@ from train import bundle, metrics
 from train.data import views
 from train.data.bank import Bank, build_together, tokenise
 from train.evaluation import mega as evaluation
-from train.landmarks import HmrConfig, MaskedTask, RegressorTask, averaged_state, whitening
+from train.landmarks import HmrConfig, MaskedTask, RegressorTask, whitening
 from train.loop import train
 from train.pretrain import PretrainConfig, PretrainTask, draw_visible
+from train.weights import averaged_state
 
 LOOP = {"steps": 3, "learning_rate": 2e-3, "ema_decay": 0.9, "log_every": 1, "threads": 1}
 MEGA = {

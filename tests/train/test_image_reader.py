@@ -18,8 +18,8 @@ from train.data import annotations
 from train.data.anny import AnnyBodies
 from train.data.landmarks import placed, with_landmarks
 from train.data.pictures import Augmentation, Source, View, move_pose
-from train.landmarks import averaged_state
 from train.loop import seeded, train
+from train.weights import averaged_state
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from .config import DataConfig, HmrConfig
 from .masked import MaskedTask, fit_together
 from .regressor import RegressorTask, whitening
-from .states import averaged_state
 from .view_task import ViewTask
 
 __all__ = [
@@ -12,7 +11,6 @@ __all__ = [
     "MaskedTask",
     "RegressorTask",
     "ViewTask",
-    "averaged_state",
     "fit_together",
     "whitening",
 ]

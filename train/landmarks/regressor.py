@@ -16,9 +16,10 @@ from train import figures, metrics
 from train.data.bank import Bank
 from train.loop import Batch
 from train.pretrain import draw_visible, masked_cross_entropy, step_mask_generator
+from train.weights import averaged_state
 
 from .config import HmrConfig
-from .states import averaged_state, codes_of_places, load_tokenizer
+from .tokens import codes_of_places, load_tokenizer
 from .view_task import VALIDATION, ViewTask, degrees, draw_known, weighted
 
 
