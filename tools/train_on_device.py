@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     stop.daemon = True
     stop.start()
     # Between the stages, where no training loop listens.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(AGAIN))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(AGAIN))
     try:
         for module, *given in stages(options):
             _run(module, given)
@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         return AGAIN
     finally:
         stop.cancel()
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 
