@@ -351,8 +351,8 @@ def ended_as(served) -> set[str]:
 
 
 def test_a_client_that_does_not_read_does_not_hold_the_work(running):
-    # More than all buffers in between take.
-    large = FakeRecoverer(body=FakeBody.make(around=64, rings=65))
+    # Several times what all buffers in between take: 4 MiB in the kernel alone.
+    large = FakeRecoverer(body=FakeBody.make(around=128, rings=129))
     served = running(large, limits=replace(server.Limits(), stall_seconds=0.5))
     body = protocol.encode(protocol.request(RandomParameters(count=256, steps=54)))
     with socket.create_connection(("127.0.0.1", served.port), 5) as deaf:
