@@ -4,6 +4,9 @@ What glibc does by itself makes a server of many threads breathe: what lies free
 back to the system when that block is freed, hundreds of megabytes at a time, and is asked for again, zeroed page by
 page, a moment later. Kept instead, the process stays as large as its busiest moment was, which costs nothing as long as
 there is work; at rest all that is free goes back, that of the device too.
+
+One thing still gives it back in between: protobuf, in which MediaPipe's answers come, trims the whole heap once in
+every 10,000 of its frees, which are some 1,100 looks at a person. The process is a tenth smaller for seconds then.
 """
 
 from __future__ import annotations
