@@ -5,8 +5,9 @@ back to the system when that block is freed, hundreds of megabytes at a time, an
 page, a moment later. Kept instead, the process stays as large as its busiest moment was, which costs nothing as long as
 there is work; at rest all that is free goes back, that of the device too.
 
-One thing still gives it back in between: protobuf, in which MediaPipe's answers come, trims the whole heap once in
-every 10,000 of its frees, which are some 1,100 looks at a person. The process is a tenth smaller for seconds then.
+One thing still gives it back in between: a library of the detector (protobuf, in which MediaPipe's answers come,
+imports `malloc_trim`) trims the whole heap once in some 1,100 looks at a person. The process is a tenth smaller for
+seconds then.
 """
 
 from __future__ import annotations
