@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +117,7 @@ def test_a_process_is_started_used_revived_and_stopped(runner, state):
     assert client.health()["model"]["name"] == "fake" and client.token
     process = runner._process
     process._child.kill()
-    deadline = time.monotonic() + 20
-    while runner._process is process or runner.state.phase is not state.Phase.READY:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: runner._process is not process and runner.state.phase is state.Phase.READY, 20)
     again = runner.connect(threading.Event())
     assert again.url != client.url and again.health()
     child = runner._process._child
@@ -132,10 +130,7 @@ def test_one_that_was_replaced_before_anybody_asked_counts_as_dead(runner, state
 
     client = runner.connect(threading.Event())
     runner._process._child.kill()
-    deadline = time.monotonic() + 60
-    while runner.state.phase is not state.Phase.READY or runner.state.url == client.url:
-        assert time.monotonic() < deadline, runner.state
-        time.sleep(0.02)
+    until(lambda: runner.state.phase is state.Phase.READY and runner.state.url != client.url, 60)
     asked = time.monotonic()
     assert runner.died(client, BackendError("cut off"))
     assert not runner.died(runner.connect(threading.Event()), BackendError("refused", status=400))
@@ -163,10 +158,7 @@ def test_killing_blender_leaves_no_backend_behind(runner, tmp_path):
     line = next(line for line in parent.stdout if line.startswith("pid"))
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{line.split()[1]}").exists() and not _is_zombie(line.split()[1]):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: not Path(f"/proc/{line.split()[1]}").exists() or _is_zombie(line.split()[1]), 20, pause=0.1)
 
 
 def _is_zombie(pid):
@@ -216,10 +208,7 @@ def test_a_backend_that_dies_twice_is_reported_and_the_next_job_starts_another(r
         if not begins(event):
             return False
         # The second one dies as soon as it is there, which may be before or after the job says that it is started.
-        deadline = time.monotonic() + 60
-        while runner._process is None or runner._process in killed:
-            assert time.monotonic() < deadline, runner.state
-            time.sleep(0.01)
+        until(lambda: runner._process is not None and runner._process not in killed, 60)
         killed.append(runner._process)
         return True
 
@@ -264,15 +253,10 @@ def test_queued_jobs_run_one_after_the_other(extension):
         board.add(job)
         job.start()
     try:
-        deadline = time.monotonic() + 10
-        while not (beside.done and jobs[1].text):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: beside.done and jobs[1].text, 10)
         assert jobs[1].text == "waits for first" and "second begins" not in order
         gate.set()
-        while not jobs[1].done:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: jobs[1].done, 10)
         assert order.index("first ends") < order.index("second begins")
     finally:
         gate.set()

@@ -22,7 +22,8 @@ from mega_backend.service import memory
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SCRIPT = """
+# Prints whether memory is kept; MiB resident at most, after the work, and at rest, over what it was before the work.
+HEAP = """
 import sys, threading
 from mega_backend.service import memory
 kept = memory.keep()
@@ -48,10 +49,10 @@ print(int(kept), most, after, resident() - before)
 """
 
 
-def megabytes(**environment: str) -> tuple[int, ...]:
-    """Whether memory is kept; resident at most, after the work, and at rest, over what it was before the work."""
+def printed(script: str, **environment: str) -> tuple[int, ...]:
+    """The numbers that a script prints in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -60,12 +61,12 @@ def megabytes(**environment: str) -> tuple[int, ...]:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc")
 def test_what_is_freed_is_kept_and_given_back_when_asked():
-    kept, most, after, rest = megabytes()
+    kept, most, after, rest = printed(HEAP)
     if not kept:
         pytest.skip("needs glibc, and no settings of its own in the environment")
     assert most >= 78 and after >= 0.95 * most and rest <= 10
     # Whoever has settings of their own keeps them.
-    assert not megabytes(MALLOC_ARENA_MAX="3")[0]
+    assert not printed(HEAP, MALLOC_ARENA_MAX="3")[0]
 
 
 KERNELS = """
@@ -92,16 +93,8 @@ print(os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"], resident() - before)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_batches_of_ever_other_sizes_do_not_make_it_grow():
-    def grown(**environment: str) -> tuple[int, ...]:
-        done = subprocess.run(
-            [sys.executable, "-c", KERNELS], cwd=ROOT, capture_output=True, text=True, timeout=300,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return tuple(map(int, done.stdout.split()))
-
-    assert grown()[1] <= 100, "300 and more without bounds"
-    assert grown(ONEDNN_PRIMITIVE_CACHE_CAPACITY="7")[0] == 7, "whoever has a setting of their own keeps it"
+    assert printed(KERNELS)[1] <= 100, "300 and more without bounds"
+    assert printed(KERNELS, ONEDNN_PRIMITIVE_CACHE_CAPACITY="7")[0] == 7, "whoever has a setting of their own keeps it"
 
 
 def test_memory_is_given_back_once_after_each_time_of_work(monkeypatch):
