@@ -92,7 +92,7 @@ class Client:
             parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise BackendError(f"{url!r} is no address of a backend; it looks like http://127.0.0.1:8765.")
-        if not (token.isascii() and token.isprintable()):
+        if not protocol.is_sendable(token):
             raise BackendError("The token has characters that cannot be sent; copy it anew from the backend's file.")
         try:
             self.port = parts.port

@@ -400,6 +400,11 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
+def is_sendable(token: str) -> bool:
+    """Whether a header can carry a token: one line of ASCII letters, digits and signs."""
+    return token.isascii() and token.isprintable()
+
+
 def read_all(source: Callable[[int], bytes], limit: int = MESSAGE_LIMIT) -> Iterable[Message]:
     """Every message of a stream, as it arrives."""
     while (message := read(source, limit)) is not None:

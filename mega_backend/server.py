@@ -24,6 +24,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mega_backend.batching import Batcher
+from mega_backend.protocol import is_sendable
 from mega_backend.service import logs, memory
 from mega_backend.service.app import State, create_app
 from mega_backend.service.gate import is_loopback
@@ -56,7 +57,7 @@ def read_token(file: str | None) -> str:
 
 def _sendable(token: str, where: str) -> str:
     """A token, where a header can carry it."""
-    if not (token.isascii() and token.isprintable()):
+    if not is_sendable(token):
         raise SystemExit(f"mega serve: the token in {where} must be one line of ASCII letters, digits and signs.")
     return token
 
