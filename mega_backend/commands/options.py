@@ -44,6 +44,11 @@ def sampling_arguments(
     add("--temperature", type=not_negative, default=temperature, metavar="A", help=f"diversity ({temperature})")
 
 
+def sampling(options: argparse.Namespace) -> dict[str, float]:
+    """What `sampling_arguments` read, but for -n, as `Recoverer` takes it."""
+    return {"seed": options.seed, "steps": options.steps, "temperature": options.temperature}
+
+
 def output_arguments(parser: argparse.ArgumentParser, folder: str = "") -> None:
     """-o, --overlay and how meshes are drawn; folder: when they may name folders, in words."""
     endings = f"{', '.join(export.FORMATS[:-1])} or {export.FORMATS[-1]}"

@@ -9,7 +9,7 @@ from mega_backend import export
 from mega_backend.pictures import PictureError
 from mega_backend.result import Recovery
 
-from .options import count_from_0, fraction, model_arguments, output_arguments, positive, sampling_arguments
+from .options import count_from_0, fraction, model_arguments, output_arguments, positive, sampling, sampling_arguments
 from .outputs import check_output, is_folder, load_model, names_of, write
 from .telling import complain, counting_bar, progress_bar, say
 
@@ -51,9 +51,7 @@ def recover(options: argparse.Namespace) -> int:
                     recovery = recoverer.recover(
                         path,
                         hypotheses=options.hypotheses,
-                        seed=options.seed,
-                        steps=options.steps,
-                        temperature=options.temperature,
+                        **sampling(options),
                         focal_length=options.focal,
                         smallest=options.smallest,
                         refine=options.refine,
@@ -94,14 +92,7 @@ def random(options: argparse.Namespace) -> int:
     check_output(options)
     recoverer = load_model(options)
     with progress_bar("random people") as progress:
-        recovery = recoverer.random(
-            options.hypotheses,
-            options.seed,
-            steps=options.steps,
-            temperature=options.temperature,
-            refine=options.refine,
-            progress=progress,
-        )
+        recovery = recoverer.random(options.hypotheses, **sampling(options), refine=options.refine, progress=progress)
     write(recovery, recoverer, options.output, options.overlay, options)
     say(f"{_people(recovery)} made up")
     return 0
@@ -136,9 +127,7 @@ def resample(options: argparse.Namespace) -> int:
             keep=keep,
             hypothesis=options.hypothesis,
             hypotheses=options.hypotheses,
-            seed=options.seed,
-            steps=options.steps,
-            temperature=options.temperature,
+            **sampling(options),
             progress=progress,
             picture=options.picture,
             refine=options.refine,

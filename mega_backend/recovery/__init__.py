@@ -5,10 +5,7 @@
 `generation` shows a single sample in the making.
 """
 
-from mega_backend.people.landmarks import COCO17_LANDMARKS
-
-from .placing import LANDMARK_ERROR
 from .recoverer import Recoverer
 from .settings import Progress
 
-__all__ = ["COCO17_LANDMARKS", "LANDMARK_ERROR", "Progress", "Recoverer"]
+__all__ = ["Progress", "Recoverer"]

@@ -15,7 +15,9 @@ import torch
 
 from mega_backend import camera
 from mega_backend.people import square_crop
-from mega_backend.recovery import COCO17_LANDMARKS, LANDMARK_ERROR, Recoverer
+from mega_backend.people.landmarks import COCO17_LANDMARKS
+from mega_backend.recovery import Recoverer
+from mega_backend.recovery.placing import LANDMARK_ERROR
 from mega_backend.refinement import Refiner, Trust, landmark_trust
 from mega_backend.rig import Pose
 

@@ -10,8 +10,8 @@ from people_fixture import SIZE, detections
 
 import mega_backend
 from mega_backend import Cancelled, camera, people
+from mega_backend.people.landmarks import COCO17_LANDMARKS
 from mega_backend.plausibility import Verdict
-from mega_backend.recovery import COCO17_LANDMARKS
 
 BLANK = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
 
